@@ -1,0 +1,97 @@
+"""Where each document lives in a state repository: one layout, written down once.
+
+Rules kept: paths are relative, with `/`; a request's records lie under the year and month of its own
+folder. Called by trust, decide, view, the reconciler and commands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SETTINGS = "capsule.yaml"
+POLICY = "policy.yaml"
+SERVICES = "services"
+REQUESTS = "requests"
+CHANGE_APPROVALS = "approvals"
+SIGNERS = "signers/signers.json"
+SIGNERS_FOLDER = "signers"
+STATUS = "status"
+RECORDS = "records"
+MACHINE_FOLDERS = (STATUS, RECORDS)
+MAIN = "refs/heads/main"
+AUDIT = "refs/heads/audit"
+REQUEST_BRANCHES = "refs/heads/request/"
+HEARTBEATS = "refs/capsule/heartbeat/"
+
+_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_REQUEST_FILE = re.compile(rf"^requests/(\d{{4}}/\d\d)/({_NAME})/request\.yaml$")
+_SERVICE_FILE = re.compile(rf"^services/((?:{_NAME}/){{0,8}})({_NAME})\.yaml$")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFolder:
+    """The folders of one request on main and on audit; `month` is `yyyy/mm`."""
+
+    month: str
+    name: str
+
+    @classmethod
+    def of(cls, path: str) -> RequestFolder | None:
+        """The folder a `request.yaml` lies in; None for any other path."""
+        match = _REQUEST_FILE.match(path)
+        return cls(match[1], match[2]) if match else None
+
+    @property
+    def folder(self) -> str:
+        return f"{REQUESTS}/{self.month}/{self.name}"
+
+    @property
+    def request(self) -> str:
+        return f"{self.folder}/request.yaml"
+
+    @property
+    def signature(self) -> str:
+        return f"{self.folder}/request.yaml.sig"
+
+    def approval(self, principal: str) -> str:
+        return f"{self.folder}/approvals/{principal}.json"
+
+    def approval_signature(self, principal: str) -> str:
+        return f"{self.approval(principal)}.sig"
+
+    @property
+    def records(self) -> str:
+        return f"{RECORDS}/{self.month}/{self.name}"
+
+    @property
+    def refusal(self) -> str:
+        return f"{self.records}/refusal.yaml"
+
+    def claim(self, service: str, attempt: int) -> str:
+        return f"{self.records}/{service}/claim-{attempt}.yaml"
+
+    def result(self, service: str) -> str:
+        return f"{self.records}/{service}/result.yaml"
+
+    def receipt(self, service: str) -> str:
+        return f"{self.records}/{service}/receipt.json"
+
+    def receipt_signature(self, service: str) -> str:
+        return f"{self.receipt(service)}.sig"
+
+
+def service_name(path: str) -> str | None:
+    """The name a service document must carry at `path`; None where no service document may be."""
+    match = _SERVICE_FILE.match(path)
+    return match[2] if match else None
+
+
+def status_path(service_path: str) -> str:
+    """Where the status of the service at `service_path` lies: the same folders under status/."""
+    return STATUS + service_path.removeprefix(SERVICES)
+
+
+def change_approval(digest: str, principal: str) -> str:
+    """Where a person's word on a change lies; `digest` is `sha256:…`."""
+    return f"{CHANGE_APPROVALS}/{digest.removeprefix('sha256:')}/{principal}.json"

@@ -1,0 +1,1 @@
+"""Where the state repository is kept: git through dulwich, or memory. The protocol is in store.api."""

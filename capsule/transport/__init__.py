@@ -1,0 +1,1 @@
+"""How calls reach agents: HTTP, SSH, memory. The protocol is in transport.api."""

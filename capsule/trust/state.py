@@ -1,0 +1,136 @@
+"""What is in force, as values: the verified main branch, and requests with their evidence.
+
+A value of these types exists only because trust made it: trust is a change of type. Called by decide,
+plan, view and the reconciler, which read them and never make them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from capsule.documents.types import ActionRequest, Capsule, ChangeKind, Evidence, Policy, Rule, Service
+
+T = TypeVar("T")
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person must know about a step of main: a reason code, a text, and where."""
+
+    reason: str
+    message: str
+    path: str = ""
+    commit: str = ""
+    severity: Severity = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class InForce(Generic[T]):
+    """A document in force: the last good bytes, whatever stands in the tree since."""
+
+    document: T
+    path: str
+    blob: str
+    digest: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingChange:
+    """A change on main that is not taken over: bytes in the tree differ from those in force."""
+
+    kind: ChangeKind
+    path: str
+    old: str | None
+    new: str | None
+    since: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MainState:
+    """Main as judged up to `tip`: the documents in force, and what is wrong.
+
+    `suspended` says why nothing may be acted on (probing goes on); `signers` is the owner-signed list
+    agents are sent. `services` is keyed by name.
+    """
+
+    root: str
+    tip: str
+    policy: InForce[Policy]
+    settings: InForce[Capsule]
+    services: Mapping[str, InForce[Service]]
+    suspended: Finding | None = None
+    pending: tuple[PendingChange, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    signers: SignersInForce | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignersInForce:
+    """`signers/signers.json` and the owners' signatures that verified."""
+
+    document: bytes
+    signatures: tuple[str, ...]
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenApproval:
+    """One approval file: whether it counts, and if not, why (`reason` empty when it counts)."""
+
+    principal: str
+    decision: Literal["approve", "reject"]
+    counts: bool
+    evidence: Evidence
+    document: bytes
+    signature: str
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingApproval:
+    """So many more approvals of a team, and the people who may still give them."""
+
+    team: str
+    count: int
+    candidates: tuple[str, ...]
+
+
+Verdict = Literal["approved", "proposed", "rejected", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRequest:
+    """A request and what its evidence amounts to.
+
+    `verdict`: approved (may be executed), proposed (approvals are missing), rejected (a reviewer said
+    no), refused (can never be executed as it stands: `reason`, `message`). `document` is None when the
+    bytes are not a valid ActionRequest. `target_digests` are those of the services now in force.
+    """
+
+    name: str
+    path: str
+    digest: str
+    raw: bytes
+    signature: str
+    source: Literal["main", "branch"]
+    revision: str
+    document: ActionRequest | None
+    verdict: Verdict
+    reason: str = ""
+    message: str = ""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    approvals: tuple[SeenApproval, ...] = ()
+    missing: tuple[MissingApproval, ...] = ()
+    target_digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def approved_by(self) -> tuple[str, ...]:
+        """The people whose approvals count."""
+        return tuple(seen.principal for seen in self.approvals if seen.counts and seen.decision == "approve")
