@@ -23,10 +23,15 @@ MAIN = "refs/heads/main"
 AUDIT = "refs/heads/audit"
 REQUEST_BRANCHES = "refs/heads/request/"
 HEARTBEATS = "refs/capsule/heartbeat/"
+LOCAL_HEARTBEATS = "refs/capsule/local/heartbeat/"
+"""The freshest heartbeats of a reconciler beside us, where the ones above are pushed more rarely."""
 
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_REQUEST_FILE = re.compile(rf"^requests/(\d{{4}}/\d\d)/({_NAME})/request\.yaml$")
-_SERVICE_FILE = re.compile(rf"^services/((?:{_NAME}/){{0,8}})({_NAME})\.yaml$")
+_REQUEST_FILE = re.compile(rf"requests/([0-9]{{4}}/[0-9]{{2}})/({_NAME})/request\.yaml")
+_SERVICE_FILE = re.compile(rf"services/((?:{_NAME}/){{0,8}})({_NAME})\.yaml")
+_APPROVAL_FILE = re.compile(rf"requests/([0-9]{{4}}/[0-9]{{2}})/({_NAME})/approvals/({_NAME})\.json")
+_CHANGE_APPROVAL_FILE = re.compile(rf"approvals/([0-9a-f]{{64}})/({_NAME})\.json")
+_SIGNERS_SIGNATURE = re.compile(rf"signers/({_NAME})\.sig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class RequestFolder:
     @classmethod
     def of(cls, path: str) -> RequestFolder | None:
         """The folder a `request.yaml` lies in; None for any other path."""
-        match = _REQUEST_FILE.match(path)
+        match = _REQUEST_FILE.fullmatch(path)
         return cls(match[1], match[2]) if match else None
 
     @property
@@ -83,7 +88,7 @@ class RequestFolder:
 
 def service_name(path: str) -> str | None:
     """The name a service document must carry at `path`; None where no service document may be."""
-    match = _SERVICE_FILE.match(path)
+    match = _SERVICE_FILE.fullmatch(path)
     return match[2] if match else None
 
 
@@ -95,3 +100,21 @@ def status_path(service_path: str) -> str:
 def change_approval(digest: str, principal: str) -> str:
     """Where a person's word on a change lies; `digest` is `sha256:…`."""
     return f"{CHANGE_APPROVALS}/{digest.removeprefix('sha256:')}/{principal}.json"
+
+
+def approval_place(path: str) -> tuple[RequestFolder, str] | None:
+    """The request folder and the principal of an approval at `path`; None for any other path."""
+    match = _APPROVAL_FILE.fullmatch(path)
+    return (RequestFolder(match[1], match[2]), match[3]) if match else None
+
+
+def change_approval_place(path: str) -> tuple[str, str] | None:
+    """The digest (`sha256:…`) and the principal of a change's approval at `path`; None for any other path."""
+    match = _CHANGE_APPROVAL_FILE.fullmatch(path)
+    return (f"sha256:{match[1]}", match[2]) if match else None
+
+
+def signers_owner(path: str) -> str | None:
+    """Whose signature of the signers lies at `path`; None for any other path."""
+    match = _SIGNERS_SIGNATURE.fullmatch(path)
+    return match[1] if match else None

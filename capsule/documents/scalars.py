@@ -13,20 +13,24 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 WORD = r"^[A-Za-z][A-Za-z0-9]{0,62}$"
-_DURATION = re.compile(r"^(0|[1-9][0-9]{0,8})(s|m|h|d)$")
+DURATION = r"^(0|[1-9][0-9]{0,9})(s|m|h|d)$"
+MAX_DURATION = timedelta(days=36500)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_INSTANT = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")
-_LOCAL = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?$")
+INSTANT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"
+LOCAL_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?$"
 
 
 def parse_duration(text: Any) -> timedelta:
     """Read "90d", "24h", "5m" or "30s". Raises ValueError."""
     if isinstance(text, timedelta):
         return text
-    match = _DURATION.match(text) if isinstance(text, str) else None
+    match = re.fullmatch(DURATION, text) if isinstance(text, str) else None
     if not match:
         raise ValueError('expected a duration such as "30s", "5m", "24h" or "90d"')
-    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > MAX_DURATION.total_seconds():
+        raise ValueError(f"expected a duration of at most {duration_text(MAX_DURATION)}")
+    return timedelta(seconds=seconds)
 
 
 def duration_text(value: timedelta) -> str:
@@ -42,7 +46,7 @@ def parse_instant(text: Any) -> datetime:
     """Read an RFC 3339 time in UTC such as "2026-11-30T00:00:00Z". Raises ValueError."""
     if isinstance(text, datetime):
         return text
-    if not isinstance(text, str) or not _INSTANT.match(text):
+    if not isinstance(text, str) or not re.fullmatch(INSTANT, text):
         raise ValueError('expected a time in UTC such as "2026-11-30T00:00:00Z"')
     try:
         return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
@@ -60,12 +64,17 @@ def parse_local(text: Any) -> datetime:
     """Read a local time such as "2026-12-20T00:00", whose zone stands beside it. Raises ValueError."""
     if isinstance(text, datetime):
         return text
-    if not isinstance(text, str) or not _LOCAL.match(text):
+    if not isinstance(text, str) or not re.fullmatch(LOCAL_TIME, text):
         raise ValueError('expected a local time such as "2026-12-20T00:00"')
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("no such day or time in the calendar") from None
+
+
+def local_text(value: datetime) -> str:
+    """The text of a local time, to the minute unless it has seconds."""
+    return value.isoformat(timespec="seconds" if value.second else "minutes")
 
 
 Name = Annotated[str, Field(pattern=NAME, description="ASCII DNS label (RFC 1123), at most 63 characters")]
@@ -86,20 +95,20 @@ Duration = Annotated[
     BeforeValidator(parse_duration),
     PlainSerializer(duration_text, return_type=str),
     WithJsonSchema(
-        {"type": "string", "pattern": _DURATION.pattern, "description": 'Such as "30s", "5m", "24h", "90d"'}
+        {"type": "string", "pattern": DURATION, "description": 'Such as "30s", "5m", "24h", "90d"'}
     ),
 ]
 Instant = Annotated[
     datetime,
     BeforeValidator(parse_instant),
     PlainSerializer(instant_text, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": _INSTANT.pattern, "description": "RFC 3339 time in UTC"}),
+    WithJsonSchema({"type": "string", "pattern": INSTANT, "description": "RFC 3339 time in UTC"}),
 ]
 LocalTime = Annotated[
     datetime,
     BeforeValidator(parse_local),
-    PlainSerializer(lambda value: value.isoformat(timespec="minutes"), return_type=str),
+    PlainSerializer(local_text, return_type=str),
     WithJsonSchema(
-        {"type": "string", "pattern": _LOCAL.pattern, "description": "Local time; the zone stands beside it"}
+        {"type": "string", "pattern": LOCAL_TIME, "description": "Local time; the zone stands beside it"}
     ),
 ]

@@ -28,7 +28,7 @@ from capsule.documents.scalars import (
     Word,
 )
 
-API_VERSION = "capsule/v1"
+API_VERSION: Literal["capsule/v1"] = "capsule/v1"
 Evidence = Literal["merge", "forge", "signature"]
 HealthStatus = Literal["UP", "DEGRADED", "DOWN"]
 EffectiveStatus = Literal["STALE", "DISABLING", "DISABLED", "OFFLINE", "UNHEALTHY", "UNKNOWN", "HEALTHY"]
@@ -355,6 +355,10 @@ class StatusSpec(Part):
     drift: tuple[DriftItem, ...] = Field(default=(), max_length=64, description="Pins that differ")
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=64, description="All that deserves attention"
+    )
+    last_operation: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None,
+        description="Id of the last operation that may have changed a value, when this was observed",
     )
     key_created_at: Instant | None = Field(
         default=None, description="When the present key was created, as far as the agent knows"

@@ -1,0 +1,155 @@
+"""Checks of the policy: keys, teams, rules that can never do what they say, freezes. Called by check.tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from zoneinfo import ZoneInfo, available_timezones
+
+from capsule.documents.check.sources import Loc, Source, public_key
+from capsule.documents.problems import Problem, nearest
+from capsule.documents.types import ChangeKind, Match, Policy, Rule
+
+_CHANGES: tuple[ChangeKind, ...] = ("policy", "service", "settings")
+
+
+def check_policy(source: Source[Policy]) -> list[Problem]:
+    """Every problem of a policy that is well-formed."""
+    return [*_keys(source), *_teams(source), *_rules(source), *_freezes(source)]
+
+
+def people_of(policy: Policy, teams: Sequence[str]) -> set[str]:
+    """The people, without machines, in any of the teams."""
+    spec = policy.spec
+    members = {name for team in teams for name in spec.teams.get(team, ())}
+    return {name for name in members if name in spec.principals and not spec.principals[name].machine}
+
+
+def matches_action(match: Match, action: str, labels: dict[str, str]) -> bool:
+    """Whether the rule with this match is about `action` on a service with `labels`."""
+    return match.action in (action, "*") and match.selector.items() <= labels.items()
+
+
+def _keys(source: Source[Policy]) -> Iterator[Problem]:
+    owners: dict[object, str] = {}
+    for name, principal in source.document.spec.principals.items():
+        for at, text in enumerate(principal.keys):
+            loc: Loc = ("spec", "principals", name, "keys", at)
+            key = public_key(text)
+            if isinstance(key, str):
+                yield source.problem(loc, "BadKey", key)
+            elif owners.setdefault(key, name) != name:
+                message = f'this key is also listed for "{owners[key]}"'
+                yield source.problem(loc, "SharedKey", message, hint="give every principal keys of its own")
+
+
+def _teams(source: Source[Policy]) -> Iterator[Problem]:
+    principals = source.document.spec.principals
+    for team, members in source.document.spec.teams.items():
+        for at, name in enumerate(members):
+            if name not in principals:
+                message = f'no principal is named "{name}"'
+                hint = nearest(name, principals)
+                yield source.problem(("spec", "teams", team, at), "UnknownPrincipal", message, hint=hint)
+
+
+def _rules(source: Source[Policy]) -> Iterator[Problem]:
+    rules = source.document.spec.rules
+    for at, rule in enumerate(rules):
+        loc: Loc = ("spec", "rules", at)
+        if (rule.match.action is None) == (rule.match.change is None):
+            message = "a rule is about an action or about a change"
+            yield source.problem((*loc, "match"), "BadMatch", message, "either action or change")
+        unknown = list(_unknown_teams(source, rule, loc))
+        yield from unknown
+        if not unknown:
+            yield from _unsatisfiable(source, rule, loc)
+        yield from _repeated_teams(source, rule, loc)
+        for earlier, other in enumerate(rules[:at]):
+            if _covers(other.match, rule.match):
+                message = f"rule {earlier + 1} matches everything that this rule {at + 1} does"
+                hint = "move this one up, or remove it"
+                yield source.problem(loc, "ShadowedRule", message, hint=hint, severity="warning")
+                break
+    for change in _CHANGES:
+        if not any(rule.match.change == change for rule in rules):
+            message = f"no rule says who may change documents of kind {change}"
+            hint = f"add a rule with match: {{change: {change}}}"
+            loc = ("spec", "rules")
+            yield source.problem(loc, "NoRuleForChange", message, hint=hint, severity="warning", on_key=True)
+
+
+def _unknown_teams(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Problem]:
+    named: list[tuple[Loc, str]] = [
+        ((*loc, "mayRequest", at), team) for at, team in enumerate(rule.may_request)
+    ]
+    named += [((*loc, "approvals", at, "team"), need.team) for at, need in enumerate(rule.approvals)]
+    yield from (_unknown_team(source, where, team) for where, team in named if not _is_team(source, team))
+
+
+def _is_team(source: Source[Policy], team: str) -> bool:
+    return team in source.document.spec.teams
+
+
+def _unknown_team(source: Source[Policy], loc: Loc, team: str) -> Problem:
+    hint = nearest(team, source.document.spec.teams)
+    return source.problem(loc, "UnknownTeam", f'no team is named "{team}"', hint=hint)
+
+
+def _repeated_teams(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Problem]:
+    teams = [need.team for need in rule.approvals]
+    for at, team in enumerate(teams):
+        if team in teams[:at]:
+            message = f'"{team}" stands twice among the approvals of one rule'
+            where = (*loc, "approvals", at, "team")
+            yield source.problem(where, "RepeatedTeam", message, hint="raise its count instead")
+
+
+def _unsatisfiable(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Problem]:
+    """A rule is satisfiable when one person may ask and enough *others* are in each team that approves."""
+    policy = source.document
+    requesters = people_of(policy, rule.may_request)
+    if not requesters:
+        message = "no person is in a team that may request"
+        yield source.problem((*loc, "mayRequest"), "UnsatisfiableRule", message)
+        return
+    for at, need in enumerate(rule.approvals):
+        people = people_of(policy, (need.team,))
+        most = max(len(people - {requester}) for requester in requesters)
+        if most < need.count:
+            message = f'{need.count} of "{need.team}" must approve, and there are {most} beside the requester'
+            where = (*loc, "approvals", at, "count")
+            yield source.problem(
+                where, "UnsatisfiableRule", message, f"at most {most}", "add people to the team"
+            )
+
+
+def _covers(earlier: Match, later: Match) -> bool:
+    if earlier.action is None or later.action is None:
+        same = (
+            earlier.action is later.action and earlier.change is not None and earlier.change == later.change
+        )
+    else:
+        same = earlier.action in ("*", later.action)
+    return same and earlier.selector.items() <= later.selector.items()
+
+
+def _freezes(source: Source[Policy]) -> Iterator[Problem]:
+    for at, freeze in enumerate(source.document.spec.freezes):
+        loc: Loc = ("spec", "freezes", at)
+        if not _is_timezone(freeze.timezone):
+            hint = nearest(freeze.timezone, available_timezones())
+            message = f'no time zone is named "{freeze.timezone}"'
+            yield source.problem((*loc, "timezone"), "UnknownTimezone", message, "an IANA zone", hint)
+        if freeze.end <= freeze.start:
+            yield source.problem((*loc, "to"), "BadWindow", "the freeze ends before it starts")
+        for index, team in enumerate(freeze.except_):
+            if not _is_team(source, team):
+                yield _unknown_team(source, (*loc, "except", index), team)
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        return False
+    return True
