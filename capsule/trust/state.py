@@ -40,23 +40,38 @@ class InForce(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """A change on main that is not taken over: bytes in the tree differ from those in force."""
+    """A change on main that is not taken over: bytes in the tree differ from those in force.
+
+    `old` and `new` are digests, None where the document does not exist. `since` is the commit that
+    brought it; `signed` says whether that commit's own signature may name its author (not that of a
+    merge, nor of one merged while main was suspended). `documents` are the paths of the words on it
+    (`approvals/…`) that arrived with it or since; `authors`, `approved_by` and `missing` what they
+    amount to.
+    """
 
     kind: ChangeKind
     path: str
     old: str | None
     new: str | None
     since: str
-    reason: str
-    message: str
+    reason: str = ""
+    message: str = ""
+    signed: bool = False
+    documents: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    approved_by: tuple[str, ...] = ()
+    missing: tuple[MissingApproval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MainState:
     """Main as judged up to `tip`: the documents in force, and what is wrong.
 
-    `suspended` says why nothing may be acted on (probing goes on); `signers` is the owner-signed list
-    agents are sent. `services` is keyed by name.
+    `tip` is the last step that was taken over; a step that cannot be at all (a symlink, status/ on main)
+    leaves it where it is, and audit never merges that step. `services` is keyed by name; `signers` is the
+    owner-signed list agents are sent. `suspended` says why nothing may be acted on (probing goes on);
+    `held` is that part of it which the steps up to `tip` cause. `spent` names the words on changes that
+    brought a change into force (digest of the document, path): none does so twice.
     """
 
     root: str
@@ -68,6 +83,8 @@ class MainState:
     pending: tuple[PendingChange, ...] = ()
     findings: tuple[Finding, ...] = ()
     signers: SignersInForce | None = None
+    held: Finding | None = None
+    spent: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,289 @@
+"""The audit branch proved from its bytes: every step, every signature, every record, offline.
+
+Rules kept: nothing is believed that the reconciler says of itself; main is judged again up to each revision
+that audit took in, so that every operation is judged by the policy of its day; records are only ever
+added; the first commit that does not hold is named, and why. Iterative, and memory grows only with the
+number of commits (20 bytes each) and of unfinished operations. Called by `capsule audit verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from capsule.documents.paths import MACHINE_FOLDERS, RECORDS, SERVICES, STATUS, service_name
+from capsule.trust import objects
+from capsule.trust.mainline import BadRoot, advance, begin
+from capsule.trust.objects import BadObject, CommitInfo, NotDescended, ObjectReader, TreeEntry
+from capsule.trust.policy import is_machine, signer_of
+from capsule.trust.records import REASONS as _RECORD_REASONS
+from capsule.trust.records import BadRecord, Batch, RecordJudge
+from capsule.trust.state import Finding, MainState
+from capsule_agent.protocol import sshsig
+
+REASONS: dict[str, str] = {
+    **_RECORD_REASONS,
+    "AuditRewritten": "The audit branch does not descend from the root: it was replaced or cut.",
+    "MainRewritten": "Main does not descend from the root along first parents: it was rewound or replaced.",
+    "AuditUnsigned": "A commit on audit carries no signature.",
+    "AuditBadSignature": "A commit on audit was not signed, as a commit, by a key of the policy of its day.",
+    "AuditByPerson": "A commit on audit was signed by a person. Reconcilers alone write it.",
+    "MainPointNotRising": "A commit on audit takes in main at a point that is not behind the one before.",
+    "MainNotTakenOver": "A commit on audit takes in a step of main that must never be taken over.",
+    "ForeignTree": "Outside of status/ and records/ the tree of a commit on audit is not that of main.",
+    "RecordChanged": "A record was rewritten. Records are created once.",
+    "RecordDeleted": "A record was deleted. Records stay.",
+    "StatusMisplaced": "A file under status/ that is no service's status.",
+    "EmptyCommit": "A commit on audit that says nothing new.",
+}
+
+PROGRESS_STEP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BadCommit:
+    """The first commit that does not hold, oldest first."""
+
+    commit: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """What a verification proved.
+
+    `commits` counts audit commits proved, `main_steps` those of main, `operations` results proved with
+    claim, approvals and receipt; `unfinished` claims without a result yet. `findings` are what is wrong
+    on main at its tip (changes not taken over are exceptions, not lies). `origin_proved` is False when
+    nobody pinned the root: then all of it is consistent, but could be another repository's story.
+    """
+
+    root: str
+    main_tip: str
+    audit_tip: str | None
+    origin_proved: bool
+    commits: int = 0
+    main_steps: int = 0
+    operations: int = 0
+    unfinished: int = 0
+    first_bad: BadCommit | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether no commit is bad."""
+        return self.first_bad is None
+
+
+class _Bad(Exception):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def verify_audit(
+    reader: ObjectReader,
+    root: str,
+    main_tip: str,
+    audit_tip: str | None,
+    *,
+    pinned: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditVerdict:
+    """Prove both branches from `root` to their tips.
+
+    `pinned` says whether the root's id was obtained elsewhere than from this clone. `progress` is called
+    with commits done and commits in all. Never raises for what the commits hold; raises MissingObject.
+    """
+    blank = AuditVerdict(root, main_tip, audit_tip, pinned)
+    try:
+        chain = _Chain.of(reader, audit_tip, root)
+    except (NotDescended, BadObject) as error:
+        return _failed(blank, audit_tip or root, "AuditRewritten", str(error))
+    try:
+        main = _Chain.of(reader, main_tip, root)
+    except (NotDescended, BadObject) as error:
+        return _failed(blank, main_tip, "MainRewritten", str(error))
+    try:
+        walk = _Walk(reader, begin(reader, root), main)
+    except BadRoot as error:
+        return _failed(blank, root, error.reason, str(error))
+    bad = None
+    done = 0
+    for commit in chain.oldest_first():
+        try:
+            walk.step(commit)
+        except (_Bad, BadRecord, BadObject) as error:
+            bad = BadCommit(commit, error.reason, str(error))
+            break
+        done += 1
+        if progress and (done % PROGRESS_STEP == 0 or done == len(chain)):
+            progress(done, len(chain))
+    state = advance(reader, walk.state, main_tip)
+    return AuditVerdict(
+        root,
+        main_tip,
+        audit_tip,
+        pinned,
+        commits=done,
+        main_steps=len(main),
+        operations=walk.records.proved,
+        unfinished=walk.records.unfinished,
+        first_bad=bad,
+        findings=state.findings,
+    )
+
+
+def _failed(blank: AuditVerdict, commit: str, reason: str, message: str) -> AuditVerdict:
+    return AuditVerdict(
+        blank.root,
+        blank.main_tip,
+        blank.audit_tip,
+        blank.origin_proved,
+        first_bad=BadCommit(commit, reason, message),
+    )
+
+
+class _Chain:
+    """First parents from a tip back to the root, 20 bytes a commit."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    @classmethod
+    def of(cls, reader: ObjectReader, tip: str | None, root: str) -> _Chain:
+        packed = bytearray()
+        for oid in objects.first_parents(reader, tip, root) if tip else ():
+            packed += bytes.fromhex(oid)
+        return cls(bytes(packed))
+
+    def __len__(self) -> int:
+        return len(self._packed) // 20
+
+    def oldest_first(self) -> Iterator[str]:
+        for at in range(len(self._packed) - 20, -1, -20):
+            yield self._packed[at : at + 20].hex()
+
+    def positions(self) -> dict[bytes, int]:
+        """Every commit with its place, counted from the root."""
+        return {bytes.fromhex(oid): at for at, oid in enumerate(self.oldest_first(), 1)}
+
+
+class _Walk:
+    """The verification on its way: main as judged so far, and the tree of audit so far."""
+
+    def __init__(self, reader: ObjectReader, state: MainState, main: _Chain) -> None:
+        self._reader = reader
+        self._positions = main.positions()
+        self._at = 0
+        self._machine: dict[str, TreeEntry] = {}
+        self._top: tuple[str, dict[str, TreeEntry]] = ("", {})
+        self.state = state
+        self.records = RecordJudge(reader, state.root)
+
+    def step(self, commit: str) -> None:
+        """Prove one commit. Raises _Bad, BadRecord, BadObject."""
+        info = objects.read_commit(self._reader, commit)
+        before = self.state
+        branches = self._take_in_main(info)
+        signer = self._signer(info, before)
+        entries = self._entries(info)
+        status, added = self._changed(entries)
+        if not status and not added and len(info.parents) == 1:
+            raise _Bad("EmptyCommit", "neither status, nor records, nor main changed")
+        batch = Batch(
+            state=self.state,
+            revision=self.state.tip,
+            signer=signer,
+            branches=branches,
+            before=_oid(self._machine.get(RECORDS)),
+            added=added,
+            services=status,
+            trailers=info.trailers,
+        )
+        self.records.judge(batch)
+        self._machine = {name: entries[name] for name in MACHINE_FOLDERS if name in entries}
+
+    def _take_in_main(self, info: CommitInfo) -> tuple[str, ...]:
+        """Judge main up to the point that this commit takes in; the other parents are request branches."""
+        points = [each for each in info.parents[1:] if bytes.fromhex(each) in self._positions]
+        branches = tuple(each for each in info.parents[1:] if each not in points)
+        if self.state.root in branches or len(points) > 1:
+            raise _Bad("MainPointNotRising", "takes in several points of main, or its first commit again")
+        if points:
+            at = self._positions[bytes.fromhex(points[0])]
+            if at <= self._at:
+                raise _Bad("MainPointNotRising", f"takes in {points[0]} again")
+            self._at = at
+            self.state = advance(self._reader, self.state, points[0])
+            if self.state.tip != points[0]:
+                reason = self.state.suspended.message if self.state.suspended else ""
+                raise _Bad("MainNotTakenOver", f"takes in {points[0]}: {reason}")
+        return branches
+
+    def _signer(self, info: CommitInfo, before: MainState) -> str:
+        """The machine that signed: of the policy before, or of the one that this very commit takes in."""
+        if info.signature is None:
+            raise _Bad("AuditUnsigned", "the commit carries no signature")
+        error: sshsig.BadSignature | None = None
+        for state in (self.state, before):
+            policy = state.policy.document
+            try:
+                signer = signer_of(policy, info.signed_payload, info.signature, sshsig.COMMIT)
+            except sshsig.BadSignature as found:
+                error = error or found
+                continue
+            if not is_machine(policy, signer):
+                raise _Bad("AuditByPerson", f"signed by {signer}")
+            return signer
+        raise _Bad("AuditBadSignature", str(error))
+
+    def _entries(self, info: CommitInfo) -> dict[str, TreeEntry]:
+        """The top of the tree, which but for the machine's folders must be that of main."""
+        found = {entry.name: entry for entry in objects.entries(self._reader, info.tree)}
+        expected = self._main_entries()
+        people = {name: entry for name, entry in found.items() if name not in MACHINE_FOLDERS}
+        if people != expected:
+            names = sorted(
+                name for name in people.keys() | expected.keys() if people.get(name) != expected.get(name)
+            )
+            strangers = [each for each in info.parents[1:] if bytes.fromhex(each) not in self._positions]
+            if strangers:
+                raise _Bad("MainPointUnknown", f"its tree is of {strangers[0]}, which is not on main")
+            raise _Bad("ForeignTree", f"{', '.join(names[:5])} differ from main at {self.state.tip}")
+        return found
+
+    def _main_entries(self) -> dict[str, TreeEntry]:
+        """The top of main's tree at the revision observed, read once for each."""
+        if self._top[0] != self.state.tip:
+            tree = objects.tree_of(objects.raw_commit(self._reader, self.state.tip))
+            self._top = self.state.tip, {each.name: each for each in objects.entries(self._reader, tree)}
+        return self._top[1]
+
+    def _changed(self, entries: dict[str, TreeEntry]) -> tuple[set[str], dict[str, str]]:
+        """Names of services whose status changed, and the records that were added (path to blob id)."""
+        status: set[str] = set()
+        for change in self._differing(entries, STATUS):
+            name = service_name(SERVICES + change.path.removeprefix(STATUS))
+            if name is None:
+                raise _Bad("StatusMisplaced", f"{change.path} is no status")
+            status.add(name)
+        added: dict[str, str] = {}
+        for change in self._differing(entries, RECORDS):
+            if change.new is None:
+                raise _Bad("RecordDeleted", f"{change.path} is gone")
+            if change.old is not None:
+                raise _Bad("RecordChanged", f"{change.path} was rewritten")
+            added[change.path] = change.new.oid
+        return status, added
+
+    def _differing(self, entries: dict[str, TreeEntry], name: str) -> Iterator[objects.Change]:
+        old, new = self._machine.get(name), entries.get(name)
+        if new is not None and not new.is_folder:
+            raise _Bad("ForeignTree", f"{name} is not a folder")
+        return objects.changes(self._reader, _oid(old), _oid(new), name)
+
+
+def _oid(entry: TreeEntry | None) -> str | None:
+    return entry.oid if entry else None

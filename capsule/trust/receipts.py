@@ -1,0 +1,240 @@
+"""What agents answer, believed only as far as the service's key signed it.
+
+Rules kept: the signature is over the exact bytes, in the exact namespace, by the key in the service's
+document; an answer is about the operation that was asked about; no text in it may move a terminal's cursor or
+hide from a reader; nothing that looks like a credential goes on from here. Called by the reconciler and
+by `capsule audit verify`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from capsule.documents.problems import FORBIDDEN
+from capsule.documents.scalars import NAME, WORD
+from capsule_agent.protocol import messages, sshsig
+from capsule_agent.protocol.messages import Envelope, Receipt, Report
+from capsule_agent.protocol.sshsig import PublicKey
+from capsule_agent.protocol.strict_json import InvalidMessage
+
+REASONS: dict[str, str] = {
+    "MalformedAnswer": "The agent's answer is not a message of the wire contract.",
+    "AnswerUnsigned": "The answer carries no signature although the service's document names a key.",
+    "BadAgentSignature": "The answer was not signed by the key in the service's document.",
+    "AnswerForOther": "The answer is about another service, repository, operation or attempt, or was "
+    "replayed.",
+    "UnsafeText": "A text of the answer holds control, invisible or bidirectional characters, "
+    "or is too long.",
+    "BadOutput": "A name or value of the answer is not of a declared kind: text, whole number, "
+    "true or false.",
+    "SecretInOutput": "A text of the answer looks like a credential. It is thrown away whole: rotate that "
+    "credential, and declare the value sensitive in the adapter.",
+}
+
+MAX_ENVELOPE = 1024 * 1024
+MAX_LINE = 500
+MAX_VALUE = 4000
+MAX_VALUES = 64
+
+_NAME = re.compile(NAME)
+_WORD = re.compile(WORD)
+_SECRET = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
+    r"|b3BlbnNzaC1rZXktdjE"  # base64 of "openssh-key-v1", with or without its frame
+    r"|\bAGE-SECRET-KEY-1[0-9A-Z]{20,}"
+    r"|\bsk-[A-Za-z0-9_-]{20,}"
+    r"|\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|\bgh[oprsu]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}"
+    r"|\bglpat-[A-Za-z0-9_-]{18,}"
+    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}"
+    r"|\bAIza[A-Za-z0-9_-]{35}"
+    r"|\bhv[sb]\.[A-Za-z0-9_-]{20,}"
+    r"|\bSG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+    r"|\b[a-z][a-z0-9+.-]*://[^\s/:@]*:[^\s/@]+@"
+)
+
+
+class Untrusted(ValueError):
+    """An answer that must not be believed. `reason` is one of REASONS; the text quotes nothing secret."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OpenedReceipt(NamedTuple):
+    """A receipt that verified, with the signed bytes and the armored signature, as audit keeps them."""
+
+    receipt: Receipt
+    payload: bytes
+    signature: str
+
+
+def open_receipt(
+    envelope: bytes,
+    key: PublicKey,
+    *,
+    repository: str,
+    service: str,
+    op_id: str,
+    attempt: int | None = None,
+) -> OpenedReceipt:
+    """Verify the answer to an order or a query.
+
+    `attempt` is that of the claim in force: an agent may answer with the stored receipt of an earlier one,
+    never of a later one. Raises Untrusted.
+    """
+    outer = _envelope(envelope)
+    payload = outer.payload.encode()
+    receipt = check_receipt(
+        payload, outer.signature, key, repository=repository, service=service, op_id=op_id
+    )
+    if attempt is not None and receipt.attempt > attempt:
+        raise Untrusted("AnswerForOther", f"the receipt answers attempt {receipt.attempt}, not {attempt}")
+    return OpenedReceipt(receipt, payload, outer.signature)
+
+
+def check_receipt(
+    payload: bytes, signature: str, key: PublicKey, *, repository: str, service: str, op_id: str
+) -> Receipt:
+    """Verify a receipt as audit keeps it: its signed bytes and the signature beside. Raises Untrusted."""
+    _check_signature(payload, signature, sshsig.RECEIPT, key)
+    try:
+        receipt = messages.decode(Receipt, payload)
+        for at in (receipt.started_at, receipt.finished_at):
+            if at is not None:
+                messages.instant(at)
+    except InvalidMessage as error:
+        raise Untrusted("MalformedAnswer", f"the receipt: {error}") from None
+    for what, found, expected in (
+        ("repository", receipt.repository, repository),
+        ("service", receipt.service, service),
+        ("operation", receipt.op_id, op_id),
+    ):
+        if found != expected:
+            raise Untrusted("AnswerForOther", f"the receipt is about another {what}")
+    if receipt.attempt < 0 or receipt.journal.sequence < 0:
+        raise Untrusted("MalformedAnswer", "the receipt: expected no negative number")
+    _check_words("reason", [receipt.reason])
+    _check_line("message", receipt.message)
+    _check_line("agentVersion", receipt.agent_version)
+    _check_line("journal.id", receipt.journal.id, 64)
+    _check_words("action", [receipt.action] if receipt.action or not _may_not_know(receipt) else [])
+    _check_values("outputs", receipt.outputs)
+    return receipt
+
+
+def _may_not_know(receipt: Receipt) -> bool:
+    """Whether it may name no action: the agent never saw the operation, or keeps it from running."""
+    return receipt.outcome in ("unknown", "refused")
+
+
+def open_report(envelope: bytes, key: PublicKey | None, *, service: str, nonce: str) -> Report:
+    """Verify an agent's report; without a `key` (observe only) it is read and checked, but proves nothing.
+
+    `nonce` is that of the call, so that an old report cannot be replayed. Raises Untrusted.
+    """
+    outer = _envelope(envelope)
+    payload = outer.payload.encode()
+    if key is not None:
+        _check_signature(payload, outer.signature, sshsig.REPORT, key)
+    try:
+        report = messages.decode(Report, payload)
+        for at in (report.at, report.health.checked_at, report.key_created_at):
+            if at is not None:
+                messages.instant(at)
+    except InvalidMessage as error:
+        raise Untrusted("MalformedAnswer", f"the report: {error}") from None
+    if report.service != service:
+        raise Untrusted("AnswerForOther", "the report is of another service")
+    if report.nonce != nonce:
+        raise Untrusted("AnswerForOther", "the report answers another call")
+    if report.journal.sequence < 0 or report.signers_serial < 0:
+        raise Untrusted("MalformedAnswer", "the report: expected no negative number")
+    _check_report_texts(report)
+    return report
+
+
+def _check_report_texts(report: Report) -> None:
+    _check_line("version", report.version)
+    _check_line("health.detail", report.health.detail)
+    _check_line("disabledReason", report.disabled_reason)
+    _check_line("journal.id", report.journal.id, 64)
+    _check_line("busy", report.busy or "")
+    _check_line("repository", report.repository or "", 64)
+    _check_values("config", report.config)
+    _check_values("fingerprints", report.fingerprints)
+    if len(report.actions) > MAX_VALUES:
+        raise Untrusted("BadOutput", f"more than {MAX_VALUES} actions")
+    _check_words("actions", [action.name for action in report.actions])
+    for action in report.actions:
+        if action.approvals < 0:
+            raise Untrusted("MalformedAnswer", "the report: expected no negative number")
+        for text in (*_texts(action.params), *_texts(action.outputs)):
+            _check_line("actions", text, MAX_VALUE)
+
+
+def _envelope(data: bytes) -> Envelope:
+    try:
+        outer = messages.decode(Envelope, data, max_bytes=MAX_ENVELOPE)
+    except InvalidMessage as error:
+        raise Untrusted("MalformedAnswer", f"the envelope: {error}") from None
+    if outer.evidence is not None or outer.signers is not None:
+        raise Untrusted("MalformedAnswer", "the envelope: an answer carries no evidence and no signers")
+    return outer
+
+
+def _check_signature(payload: bytes, signature: str, namespace: str, key: PublicKey) -> None:
+    if not signature:
+        raise Untrusted("AnswerUnsigned", "the answer is not signed")
+    try:
+        sshsig.verify(payload, signature, namespace, [key])
+    except sshsig.BadSignature as error:
+        raise Untrusted("BadAgentSignature", f"the answer: {error}") from None
+
+
+def _check_words(what: str, words: list[str]) -> None:
+    for word in words:
+        if not _WORD.fullmatch(word):
+            raise Untrusted("BadOutput", f"{what}: expected a word of letters and digits")
+
+
+def _check_values(what: str, values: Mapping[str, Any]) -> None:
+    if len(values) > MAX_VALUES:
+        raise Untrusted("BadOutput", f"{what}: more than {MAX_VALUES} values")
+    for name, value in values.items():
+        _check_words(what, [name])
+        if isinstance(value, str):
+            _check_line(f"{what}.{name}", value, MAX_VALUE)
+        elif not isinstance(value, int):
+            raise Untrusted("BadOutput", f"{what}.{name}: expected text, a whole number, true or false")
+
+
+def _check_line(what: str, text: str, longest: int = MAX_LINE) -> None:
+    if len(text) > longest:
+        raise Untrusted("UnsafeText", f"{what}: longer than {longest} characters")
+    if FORBIDDEN.search(text) or "\n" in text or "\t" in text or "\r" in text:
+        raise Untrusted("UnsafeText", f"{what}: a character that a terminal obeys or a reader cannot see")
+    if holds_secret(text):
+        raise Untrusted("SecretInOutput", f"{what}: looks like a credential")
+
+
+def holds_secret(text: str) -> bool:
+    """Whether `text` holds what looks like a private key or an API token."""
+    return _SECRET.search(text) is not None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text inside of a JSON value; its depth was bounded when it was parsed."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            stack += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            stack += part
