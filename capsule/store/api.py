@@ -28,6 +28,18 @@ class NotARepository(StoreError):
     """No state repository at the given place."""
 
 
+class RepositoryBusy(StoreError):
+    """Another process owns this repository, or a lock in it was not let go in time."""
+
+
+class InvalidDraft(StoreError):
+    """A commit that must not be written: a path, message, person or time that git would misread."""
+
+
+class DamagedObject(StoreError):
+    """An object whose bytes are not what its id or its kind says."""
+
+
 class RefMoved(StoreError):
     """Another writer was first: the ref is not what the caller built on. Start again from the new tip."""
 
@@ -42,6 +54,10 @@ class PushUnclear(StoreError):
 
 class PushRefused(StoreError):
     """The remote said no (a hook, branch protection, permissions)."""
+
+
+LOCAL_PREFIX = "refs/capsule/local/"
+"""Refs below this belong to one repository alone: they are read and moved here, never fetched or pushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,10 @@ class Store(ObjectReader, Protocol):
     """A state repository."""
 
     def refs(self, prefix: str = "refs/") -> dict[str, str]:
-        """Full ref names below `prefix`, with the ids they name, as last seen of the authority."""
+        """Full ref names below `prefix`, with the ids they name, as last seen of the authority.
+
+        With a remote these are its branches and its refs/capsule/, besides LOCAL_PREFIX of our own.
+        """
         ...
 
     def refresh(self) -> None:
@@ -90,7 +109,11 @@ class Store(ObjectReader, Protocol):
         ...
 
     def write(self, draft: Draft) -> str:
-        """Write the commit and all it needs, durable, named by no ref. Returns its id."""
+        """Write the commit and all it needs, durable, named by no ref. Returns its id.
+
+        Raises InvalidDraft, DamagedObject, MissingObject (of trust.objects: a base, overlay or parent that
+        is not here).
+        """
         ...
 
     def publish(self, updates: Sequence[RefUpdate]) -> None:
@@ -98,6 +121,14 @@ class Store(ObjectReader, Protocol):
         there is one only; on the first loss nothing further is moved.
 
         Raises RefMoved, RemoteUnreachable, PushUnclear, PushRefused.
+        """
+        ...
+
+    def discard(self, commit: str, keep: Sequence[str] = ()) -> None:
+        """Let go of a replaced commit without parents, and of what it alone needed (a past heartbeat).
+
+        `keep` names commits whose objects stay. Objects already packed are left to maintenance. The
+        caller makes sure that no other commit shares its files (a heartbeat carries its time).
         """
         ...
 
