@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ Danger = Literal["none", "low", "high"]
 EvidenceKind = Literal["signature", "forge", "merge"]
 
 T = TypeVar("T")
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z")
 _HEAD = {"api_version": 0, "kind": 1}
 
 
@@ -259,13 +261,18 @@ def operation_id(repository: str, request: str, digest: str, service: str) -> st
     return _hash_of("operation", repository, request, digest, service)
 
 
+def desired_state_id(repository: str, service: str, digest: str, generation: int) -> str:
+    """The id of a desired-state order: it has no request, and `generation` only ever rises."""
+    return _hash_of("desired-state", repository, service, digest, str(generation))
+
+
 def _hash_of(*parts: str) -> str:
     return hashlib.sha256(strict_json.canonical(list(parts))).hexdigest()
 
 
 def instant(text: str) -> datetime:
     """Read an RFC 3339 time in UTC ("2026-11-30T00:00:00Z"). Raises InvalidMessage."""
-    if not text.endswith("Z") or len(text) < 20:
+    if not _INSTANT.fullmatch(text):
         raise InvalidMessage(f'{text[:40]!r} is not a time such as "2026-11-30T00:00:00Z"')
     try:
         return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
@@ -348,10 +355,9 @@ def _read_message(kind: Any, value: Any, path: str) -> Any:
     for name, item in known.items():
         if name in value:
             found[item.name] = _read(hints[item.name], value[name], f"{path}.{name}")
-        elif (
-            item.default is MISSING
-            and item.default_factory is MISSING
-            or item.name in ("api_version", "kind")
+        elif (item.default is MISSING and item.default_factory is MISSING) or item.name in (
+            "api_version",
+            "kind",
         ):
             raise InvalidMessage(f"{path}: field {name!r} is missing")
     return kind(**found)

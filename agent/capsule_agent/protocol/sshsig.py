@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -118,7 +118,7 @@ class PrivateKey:
         """Read an unencrypted OpenSSH private key file. Raises BadKey (never with the key in it)."""
         try:
             key = load_ssh_private_key(data, password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise BadKey("expected an OpenSSH private key without a passphrase") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise BadKey("expected a private key of type ssh-ed25519")

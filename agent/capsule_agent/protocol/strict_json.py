@@ -1,12 +1,13 @@
 """Strict JSON (RFC 8259, narrowed): what two readers could read differently is an error.
 
-Rules kept: UTF-8 without a byte order mark, no duplicate names, no NaN or Infinity, integers within
-53 bits, bounded size and depth. Called for every message and for Approval documents.
+Rules kept: UTF-8 without a byte order mark, no duplicate names, no NaN, Infinity or lone surrogates,
+integers within 53 bits, bounded size and depth. Called for every message and for Approval documents.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -34,9 +35,18 @@ def parse(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise InvalidMessage("starts with a byte order mark, expected plain UTF-8")
     _check_depth(text)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_constant,
+            parse_int=_integer,
+            parse_float=_float,
+        )
     except json.JSONDecodeError as error:
         raise InvalidMessage(f"not JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
+    if "\\u" in text:
+        _check_surrogates(value)
+    return value
 
 
 def canonical(value: Any) -> bytes:
@@ -64,6 +74,21 @@ def _integer(text: str) -> int:
     if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
         raise InvalidMessage("an integer outside of 53 bits")
     return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidMessage("a number too large for a double")
+    return value
+
+
+def _check_surrogates(value: Any) -> None:
+    """Half a surrogate pair can be escaped in JSON, but is no text: no UTF-8 exists for it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage("an escaped half of a surrogate pair is not text") from None
 
 
 def _check_depth(text: str) -> None:
