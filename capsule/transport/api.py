@@ -1,8 +1,9 @@
 """What every transport does: carry one call to one agent and bring back the bytes of its answer.
 
 Rules kept: a transport reads nothing of what it carries; every wait is bounded; the answer is bounded;
-an error says its kind and never holds a secret. Implementations: transport.http, testing.memory_transport;
-all pass tests/contract/test_transport.py. Called by the reconciler.
+an error says its kind and never holds a secret. Implementations: transport.http, transport.ssh,
+testing.memory_transport, and transport.routing that chooses between them; all pass
+tests/contract/test_transport.py. Called by the reconciler.
 """
 
 from __future__ import annotations
@@ -22,16 +23,24 @@ class TransportError(Exception):
     `reason` is a code of the reference (AgentUnreachable, AgentTimeout, AnswerTooLarge, AgentRedirects,
     CertificateUntrusted, InsecureRefused, AgentRejectedCall, HostKeyUnknown, HostKeyChanged, …). `kind`:
     stalled (a person must act), waiting (later), transient (again soon). `sent` says whether the agent
-    may have seen the call: False only when it certainly did not.
+    may have seen the call: False only when it certainly did not. `agent_reason` is the reason code the agent
+    itself gave with a refusal (AgentRejectedCall) or a failure (AgentFailed), a plain word or empty.
     """
 
     def __init__(
-        self, reason: str, message: str, *, kind: ErrorKind = "transient", sent: bool = True
+        self,
+        reason: str,
+        message: str,
+        *,
+        kind: ErrorKind = "transient",
+        sent: bool = True,
+        agent_reason: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.kind = kind
         self.sent = sent
+        self.agent_reason = agent_reason
 
 
 class Transport(Protocol):

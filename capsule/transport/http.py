@@ -1,0 +1,293 @@
+"""Calls to agents over HTTP, HTTPS and HTTP on a Unix socket.
+
+Rules kept: one call is one POST of JSON to `<endpoint>/capsule/v1/<name>`; redirects are not followed,
+proxies and cookies not used, answers not decompressed; connections are kept, bounded in number, and looked
+at before they are used again, so that a call is never sent twice. Called through transport.routing by the
+reconciler.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import urllib3
+from urllib3 import BaseHTTPResponse
+from urllib3.connection import HTTPConnection
+
+from capsule.documents.types import AgentAddress
+from capsule.transport.answers import judge, malformed, too_large
+from capsule.transport.api import CallName, TransportError
+from capsule.transport.dial import (
+    HostPort,
+    insecure,
+    invalid,
+    is_loopback,
+    may_be_plain,
+    read_host_port,
+    remaining,
+    timed_out,
+    unreachable,
+)
+from capsule.transport.http_connection import PlainConnection, TlsConnection, UnixConnection, tls_context
+from capsule.transport.kept import KeptConnections
+from capsule.transport.peer_text import quoted
+
+_HEADERS = {
+    "Accept": "application/json, application/problem+json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": "capsule",
+}
+_MAX_UNIX_PATH = 107
+_CHUNK = 64 * 1024
+_SCHEMES = {"http", "https", "unix"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One endpoint with everything that decides whom to trust; connections are kept under it."""
+
+    scheme: str
+    where: HostPort | None
+    path: str
+    ca: str | None
+    certificate: str | None
+    insecure: bool
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.where}" if self.where else f"unix:{self.path}"
+
+
+class HttpTransport:
+    """Carries calls to `http:`, `https:` and `unix:` endpoints. Safe to call from many threads.
+
+    `ca_files`: the PEM file of each private CA by the name that `spec.agent.ca` uses. `max_connections`: most
+    idle connections kept, over all endpoints. `connect_timeout` and `read_timeout`: longest wait for a
+    connection and longest silence of an agent, in seconds, within the timeout of the whole call.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca_files: Mapping[str, str | os.PathLike[str]] | None = None,
+        max_connections: int = 256,
+        connect_timeout: float = 10.0,
+        read_timeout: float = float("inf"),
+    ) -> None:
+        self._ca_files = {name: os.fspath(path) for name, path in (ca_files or {}).items()}
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._kept: KeptConnections[_Target, HTTPConnection] = KeptConnections(max_connections)
+        self._contexts: dict[tuple[str | None, bool], ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+
+    def call(self, address: AgentAddress, name: CallName, body: bytes, *, timeout: float) -> bytes:
+        """Send `body` to the agent and bring back its answer; see Transport.call."""
+        deadline = time.monotonic() + timeout
+        target = _target(address)
+        connection = self._kept.take(target) or self._connect(target, deadline)
+        reusable = False
+        try:
+            answer = self._exchange(connection, target, name, body, deadline)
+            reusable = connection.sock is not None
+            return answer
+        finally:
+            if reusable:
+                self._kept.give(target, connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        """Let go of connections; calls in progress end by themselves."""
+        self._kept.close()
+
+    def _exchange(
+        self, connection: HTTPConnection, target: _Target, name: CallName, body: bytes, deadline: float
+    ) -> bytes:
+        prefix = target.path.rstrip("/") if target.where else ""
+        doing = f"waiting for {target}"
+        try:
+            connection.timeout = remaining(deadline, doing=doing, sent=False)
+            _bound(connection, deadline, self._read_timeout)
+            connection.request(
+                "POST", f"{prefix}/capsule/v1/{name}", body=body, headers=_HEADERS, preload_content=False
+            )
+            connection.timeout = remaining(deadline, doing=doing, sent=True)
+            response = connection.getresponse()
+            try:
+                return _read_answer(response, str(target))
+            finally:
+                # The response may own the socket by now; an unread rest must not keep it open.
+                response.close()
+        except (TimeoutError, urllib3.exceptions.TimeoutError):
+            raise timed_out(doing, sent=True) from None
+        except http.client.LineTooLong:
+            raise too_large(str(target)) from None
+        except (http.client.RemoteDisconnected, urllib3.exceptions.IncompleteRead, OSError) as error:
+            raise _cut_off(target, error) from None
+        except urllib3.exceptions.ProtocolError as error:
+            raise _cut_off(target, error) from None
+        except (http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
+            what = quoted(str(error)) or type(error).__name__
+            raise malformed(str(target), f"not HTTP ({what})") from None
+
+    def _connect(self, target: _Target, deadline: float) -> HTTPConnection:
+        deadline = min(deadline, time.monotonic() + self._connect_timeout)
+        connection = self._new(target, deadline)
+        try:
+            connection.connect()
+            self._check_peer(connection, target)
+        except TransportError:
+            connection.close()
+            raise
+        except (ssl.SSLCertVerificationError, urllib3.exceptions.SSLError) as error:
+            connection.close()
+            raise _untrusted(target, error) from None
+        except TimeoutError:
+            connection.close()
+            raise timed_out(f"connecting to {target}", sent=False) from None
+        except ssl.SSLError as error:
+            connection.close()
+            raise _tls_failed(target, error) from None
+        except OSError as error:
+            connection.close()
+            raise unreachable(target, error.strerror or error) from None
+        return connection
+
+    def _new(self, target: _Target, deadline: float) -> HTTPConnection:
+        if target.where is None:
+            return UnixConnection(target.path, deadline=deadline)
+        if target.scheme == "http":
+            return PlainConnection(target.where, deadline=deadline, loopback_only=not target.insecure)
+        pin = target.certificate
+        return TlsConnection(
+            target.where,
+            deadline=deadline,
+            context=self._context(None if pin else target.ca, pinned=pin is not None),
+            fingerprint=pin.removeprefix("sha256:") if pin else None,
+        )
+
+    def _check_peer(self, connection: HTTPConnection, target: _Target) -> None:
+        """Plain text stays on this host: judged by the address that is really connected."""
+        if target.scheme != "http" or target.insecure or target.where is None:
+            return
+        if connection.sock is None or not is_loopback(connection.sock.getpeername()[0]):
+            raise insecure(target.where)
+
+    def _context(self, ca: str | None, *, pinned: bool) -> ssl.SSLContext:
+        if ca is not None and ca not in self._ca_files:
+            raise TransportError(
+                "CaUnknown",
+                f"the service names the CA {ca!r}, which this reconciler was not given; it knows "
+                f"{', '.join(sorted(self._ca_files)) or 'none'}",
+                kind="stalled",
+                sent=False,
+            )
+        with self._lock:
+            context = self._contexts.get((ca, pinned))
+            if context is None:
+                context = self._load(ca, pinned=pinned)
+                self._contexts[ca, pinned] = context
+            return context
+
+    def _load(self, ca: str | None, *, pinned: bool) -> ssl.SSLContext:
+        try:
+            return tls_context(self._ca_files[ca] if ca else None, pinned=pinned)
+        except OSError as error:
+            raise TransportError(
+                "CaUnknown",
+                f"the file of the CA {ca!r} cannot be read as PEM certificates: {error.strerror or error}",
+                kind="stalled",
+                sent=False,
+            ) from None
+
+
+def _target(address: AgentAddress) -> _Target:
+    endpoint = address.endpoint
+    scheme, _, rest = endpoint.partition(":")
+    if scheme not in _SCHEMES or not endpoint.isascii() or not endpoint.isprintable() or " " in endpoint:
+        raise invalid(endpoint, "http://, https:// or unix:/ with ASCII characters")
+    if scheme == "unix":
+        if not rest.startswith("/") or len(rest) > _MAX_UNIX_PATH:
+            raise invalid(endpoint, f"an absolute path of at most {_MAX_UNIX_PATH} bytes after unix:")
+        return _Target("unix", None, rest, None, None, False)
+    host, slash, path = rest.removeprefix("//").partition("/")
+    if "@" in host:
+        raise TransportError(
+            "AddressRefused",
+            "the endpoint holds user@ before the host; agents know callers by signatures, leave it out",
+            kind="stalled",
+            sent=False,
+        )
+    if not rest.startswith("//") or set("?#\\") & set(rest):
+        raise invalid(endpoint, f"{scheme}://host:port, without query or fragment")
+    where = read_host_port(host, default_port=443 if scheme == "https" else 80, endpoint=endpoint)
+    if scheme == "http" and not address.insecure and not may_be_plain(where.host):
+        raise insecure(where)
+    return _Target(scheme, where, slash + path, address.ca, address.certificate, address.insecure)
+
+
+def _read_answer(response: BaseHTTPResponse, where: str) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if response.status == 200 and encoding not in ("identity", ""):
+        raise malformed(where, f"compressed as {quoted(encoding, 40)!r} although identity was asked for")
+    content_type = response.headers.get("Content-Type", "")
+    return judge(where, response.status, content_type, lambda limit: _read_body(response, where, limit))
+
+
+def _read_body(response: BaseHTTPResponse, where: str, limit: int) -> bytes:
+    length = response.headers.get("Content-Length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > limit):
+        raise too_large(where)
+    found = bytearray()
+    while chunk := response.read(min(_CHUNK, limit + 1 - len(found)), decode_content=False):
+        found += chunk
+        if len(found) > limit:
+            raise too_large(where)
+    return bytes(found)
+
+
+def _bound(connection: HTTPConnection, deadline: float, silence: float) -> None:
+    sock = connection.sock
+    if isinstance(sock, socket.socket):
+        # The two deadline sockets know these attributes; see http_connection.
+        vars(sock).update(deadline=deadline, silence=silence)
+
+
+def _cut_off(target: _Target, error: Exception) -> TransportError:
+    return TransportError(
+        "AgentUnreachable",
+        f"{target} closed the connection before its answer was whole ({quoted(str(error), 100)})",
+    )
+
+
+def _untrusted(target: _Target, error: Exception) -> TransportError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message or "it does not verify"
+    else:
+        why = "it is not the one pinned in spec.agent.certificate"
+    return TransportError(
+        "CertificateUntrusted",
+        f"the certificate of {target} is not trusted: {why}; renew it, name its CA in spec.agent.ca, or "
+        "pin it in spec.agent.certificate",
+        kind="stalled",
+        sent=False,
+    )
+
+
+def _tls_failed(target: _Target, error: ssl.SSLError) -> TransportError:
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return unreachable(target, "it closed the connection during the TLS handshake")
+    return TransportError(
+        "TlsFailed",
+        f"no TLS connection with {target}: {quoted(error.reason or str(error))}; expected TLS 1.2 or newer",
+        kind="stalled",
+        sent=False,
+    )
