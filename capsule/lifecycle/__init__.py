@@ -1,0 +1,22 @@
+"""Phases of a request and effectiveStatus of a service: derived from what exists, stored nowhere.
+
+Rules kept: pure; the first match wins, in the order of the design. Called by decide, plan and view.
+"""
+
+from capsule.lifecycle.phase import FINAL, Phase, PhaseNow, request_phase
+from capsule.lifecycle.records import OperationRecord, Records, RequestRecords, read_records
+from capsule.lifecycle.status import Observation, StatusNow, effective_status
+
+__all__ = [
+    "FINAL",
+    "Observation",
+    "OperationRecord",
+    "Phase",
+    "PhaseNow",
+    "Records",
+    "RequestRecords",
+    "StatusNow",
+    "effective_status",
+    "read_records",
+    "request_phase",
+]

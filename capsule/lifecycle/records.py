@@ -1,0 +1,148 @@
+"""What reconcilers have recorded of each request, read from a revision of audit.
+
+Rules kept: pure; a folder whose tree is unchanged is not read again; a record that cannot be read is
+kept as damage and never hides its neighbours (`capsule audit verify` names the commit). Called by decide
+and view through `read_records`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from capsule.documents.codec import InvalidDocument, load_as
+from capsule.documents.paths import RECORDS, RequestFolder
+from capsule.documents.types import Claim, Refusal, Result
+from capsule.trust.objects import ObjectReader, entries, files, find, parse_commit
+
+_CLAIM = re.compile(r"^claim-[1-9][0-9]{0,5}\.yaml$")
+
+
+@dataclass(frozen=True)
+class OperationRecord:
+    """One action on one service: its claims by rising attempt, and what became of it."""
+
+    service: str
+    claims: tuple[Claim, ...] = ()
+    result: Result | None = None
+
+    @property
+    def claim(self) -> Claim | None:
+        """The claim with the highest attempt."""
+        return self.claims[-1] if self.claims else None
+
+    @property
+    def running(self) -> bool:
+        """Claimed, with no result yet."""
+        return bool(self.claims) and self.result is None
+
+
+@dataclass(frozen=True)
+class RequestRecords:
+    """All records of one request."""
+
+    folder: RequestFolder
+    tree: str
+    operations: Mapping[str, OperationRecord] = field(default_factory=dict)
+    refusal: Refusal | None = None
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the request."""
+        return self.folder.name
+
+    @property
+    def claimed(self) -> bool:
+        """Whether any order may have left: from then on the request's name is spent."""
+        return any(operation.claims for operation in self.operations.values())
+
+
+@dataclass(frozen=True)
+class Month:
+    """The request folders of one month, as long as its tree is `tree`."""
+
+    tree: str
+    requests: Mapping[str, RequestRecords]
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records at one revision of audit."""
+
+    tree: str | None = None
+    months: Mapping[str, Month] = field(default_factory=dict)
+
+    def of(self, request: str) -> RequestRecords | None:
+        """The records of `request`, if there are any."""
+        found = (month.requests.get(request) for month in self.months.values())
+        return next((records for records in found if records), None)
+
+    def all(self) -> Iterator[RequestRecords]:
+        """The records of every request, oldest month first."""
+        for name in sorted(self.months):
+            yield from self.months[name].requests.values()
+
+    def running(self) -> Iterator[tuple[RequestRecords, OperationRecord]]:
+        """Every operation that is claimed and has no result."""
+        for request in self.all():
+            for operation in request.operations.values():
+                if operation.running:
+                    yield request, operation
+
+
+def read_records(reader: ObjectReader, audit: str | None, known: Records | None = None) -> Records:
+    """The records below the audit commit `audit`; what `known` already holds unchanged is reused."""
+    known = known or Records()
+    entry = find(reader, parse_commit(reader.read(audit)[1]).tree, RECORDS) if audit else None
+    if entry is None:
+        return Records()
+    if entry.oid == known.tree:
+        return known
+    months: dict[str, Month] = {}
+    for year in entries(reader, entry.oid):
+        for month in entries(reader, year.oid):
+            name = f"{year.name}/{month.name}"
+            old = known.months.get(name)
+            unchanged = old is not None and old.tree == month.oid
+            months[name] = old if old and unchanged else _read_month(reader, name, month.oid, old)
+    return Records(entry.oid, months)
+
+
+def _read_month(reader: ObjectReader, name: str, tree: str, known: Month | None) -> Month:
+    requests: dict[str, RequestRecords] = {}
+    for entry in entries(reader, tree):
+        old = known.requests.get(entry.name) if known else None
+        unchanged = old is not None and old.tree == entry.oid
+        folder = RequestFolder(name, entry.name)
+        requests[entry.name] = old if old and unchanged else _read_request(reader, folder, entry.oid)
+    return Month(tree, requests)
+
+
+def _read_request(reader: ObjectReader, folder: RequestFolder, tree: str) -> RequestRecords:
+    refusal: Refusal | None = None
+    damaged: list[str] = []
+    claims: dict[str, list[Claim]] = {}
+    results: dict[str, Result] = {}
+    for path, entry in files(reader, tree):
+        service, _, name = path.rpartition("/")
+        data = reader.read(entry.oid)[1]
+        try:
+            if not service and name == "refusal.yaml":
+                refusal = load_as(Refusal, data, path)
+            elif service and _CLAIM.match(name):
+                claims.setdefault(service, []).append(load_as(Claim, data, path))
+            elif service and name == "result.yaml":
+                results[service] = load_as(Result, data, path)
+        except InvalidDocument:
+            damaged.append(f"{folder.records}/{path}")
+    operations = {
+        service: OperationRecord(
+            service,
+            tuple(sorted(claims.get(service, ()), key=lambda claim: claim.spec.attempt)),
+            results.get(service),
+        )
+        for service in sorted(claims.keys() | results.keys())
+    }
+    return RequestRecords(folder, tree, operations, refusal, tuple(damaged))

@@ -1,0 +1,88 @@
+"""The reconciler's sign of life: a signed commit without history that is replaced at every beat.
+
+Rules kept: history stays a history; the old beat's objects are removed; the remote gets one at most every
+`heartbeatPush`. Called by the reconciler at the end of a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from capsule.documents.paths import HEARTBEATS, LOCAL_HEARTBEATS
+from capsule.lifecycle import Observation
+from capsule.reconciler.clock import Clock
+from capsule.store.api import Draft, Person, RefUpdate, Store
+from capsule.trust.state import MainState
+from capsule.view.heartbeat import HEARTBEAT_FILE, Heartbeat, Probe, encode_heartbeat
+from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.messages import instant_text
+
+BEAT_SECONDS = 10
+
+
+class Pulse:
+    """Writes heartbeats for one reconciler."""
+
+    def __init__(self, store: Store, signer: sshsig.Signer, name: str, clock: Clock) -> None:
+        self._store = store
+        self._signer = signer
+        self._name = name
+        self._clock = clock
+        self._beaten = float("-inf")
+        self._pushed = float("-inf")
+
+    def beat(self, state: MainState, observations: Mapping[str, Observation]) -> None:
+        """Write a heartbeat when one is due; push it when that is due.
+
+        Raises RefMoved, RemoteUnreachable or PushRefused when the push fails; the local one is written then.
+        """
+        clock = self._clock.monotonic()
+        if clock - self._beaten < BEAT_SECONDS:
+            return
+        shared = HEARTBEATS + self._name
+        here = LOCAL_HEARTBEATS + self._name if self._store.has_remote() else shared
+        commit = self._write(state, observations)
+        old = self._store.refs(here).get(here)
+        self._store.publish([RefUpdate(here, old, commit)])
+        self._beaten = clock
+        pushed = self._store.refs(shared).get(shared)
+        if old is not None and old != pushed:
+            self._store.discard(old, keep=[commit])
+        push_every = state.settings.document.spec.heartbeat_push.total_seconds()
+        if self._store.has_remote() and clock - self._pushed >= push_every:
+            self._pushed = clock
+            self._store.publish([RefUpdate(shared, pushed, commit)])
+
+    def _write(self, state: MainState, observations: Mapping[str, Observation]) -> str:
+        spec = state.settings.document.spec
+        every = int(spec.heartbeat_push.total_seconds()) if self._store.has_remote() else BEAT_SECONDS
+        heartbeat = Heartbeat(
+            reconciler=self._name,
+            at=instant_text(self._clock.now()),
+            interval_seconds=max(every, 1),
+            observed_revision=state.tip,
+            probes={name: _probe(seen) for name, seen in sorted(observations.items())},
+        )
+        person = Person(self._name, f"{self._name}@reconciler.invalid")
+        draft = Draft(
+            base=None,
+            edits={HEARTBEAT_FILE: encode_heartbeat(heartbeat)},
+            parents=(),
+            message=f"heartbeat of {self._name}\n",
+            author=person,
+            at=self._clock.now(),
+            sign=lambda data: self._signer.sign(data, sshsig.COMMIT),
+        )
+        return self._store.write(draft)
+
+
+def _probe(seen: Observation) -> Probe:
+    report = seen.report if seen.ok else None
+    return Probe(
+        at=instant_text(seen.at),
+        ok=seen.ok,
+        latency_ms=seen.latency_ms if seen.ok else None,
+        reason=seen.reason,
+        status=report.health.status if report else None,
+        enabled=report.enabled if report else None,
+    )
