@@ -63,7 +63,11 @@ class OperationRow:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
-    """One service: desired, observed, and what deserves attention."""
+    """One service: desired, observed, and what deserves attention.
+
+    `model`, `version` and `upstream` are what the agent reports, else what is pinned. `probe_reason` says
+    why the last probe brought no answer; empty when it did.
+    """
 
     name: str
     path: str
@@ -93,6 +97,7 @@ class ServiceRow:
     last_rotation: OperationRow | None
     operations: tuple[OperationRow, ...] = ()
     observed_revision: str | None = None
+    probe_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,10 @@ class RequestRow:
     missing: tuple[MissingRow, ...]
     evidence: str
     operations: tuple[OperationRow, ...]
+    not_before: datetime | None = None
+    parallel: int = 1
+    on_failure: str = "stop"
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +171,11 @@ class HeartbeatRow:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is shown, at one revision of main and audit."""
+    """Everything that is shown, at one revision of main and audit.
+
+    `revision` is a digest of the tips and of every fact that `now` decides: equal revisions of one
+    repository show the same facts.
+    """
 
     root: str
     title: str
@@ -174,6 +187,7 @@ class Snapshot:
     heartbeats: tuple[HeartbeatRow, ...]
     conditions: tuple[ConditionRow, ...]
     suspended: str = ""
+    revision: str = ""
 
 
 def as_json(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The dashboard: renders the state repository, changes nothing, listens to GET and HEAD alone."""

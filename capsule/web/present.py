@@ -1,0 +1,188 @@
+"""How values look on a page: relative times, words and icons of states, harmless text.
+
+Rules kept: pure; every value that reaches a template passes `printable`, so a control or bidirectional
+character in a document shows as its code and does nothing; a state is always a word, an icon and a
+colour, never a colour alone. Called by the templates through `web.app`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from markupsafe import Markup
+
+from capsule.documents.problems import FORBIDDEN
+from capsule.documents.scalars import instant_text
+from capsule.view.model import ServiceRow, Snapshot
+
+TROUBLED = frozenset({"STALE", "OFFLINE", "UNHEALTHY", "UNKNOWN"})
+
+TONES: Mapping[str, tuple[str, str]] = {
+    "HEALTHY": ("good", "check"),
+    "UNHEALTHY": ("bad", "alert"),
+    "OFFLINE": ("bad", "cross"),
+    "STALE": ("old", "clock"),
+    "UNKNOWN": ("old", "question"),
+    "DISABLING": ("quiet", "pause"),
+    "DISABLED": ("quiet", "pause"),
+    "Proposed": ("wait", "pen"),
+    "Approved": ("wait", "check"),
+    "Held": ("wait", "pause"),
+    "Running": ("wait", "clock"),
+    "Succeeded": ("good", "check"),
+    "Failed": ("bad", "alert"),
+    "Stopped": ("bad", "stop"),
+    "Rejected": ("quiet", "cross"),
+    "Expired": ("quiet", "clock"),
+    "Cancelled": ("quiet", "cross"),
+    "Unknown": ("old", "question"),
+    "running": ("wait", "clock"),
+    "succeeded": ("good", "check"),
+    "failed": ("bad", "alert"),
+    "refused": ("bad", "cross"),
+    "unknown": ("old", "question"),
+    "cancelled": ("quiet", "cross"),
+}
+_STEPS = (
+    (timedelta(days=365), "year"),
+    (timedelta(days=30), "month"),
+    (timedelta(days=1), "day"),
+    (timedelta(hours=1), "hour"),
+    (timedelta(minutes=1), "minute"),
+)
+
+
+def printable(value: Any) -> Any:
+    """The value with every invisible or direction-changing character written as its code."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return FORBIDDEN.sub(_code, value)
+    return value
+
+
+def _code(match: re.Match[str]) -> str:
+    return f"\\u{{{ord(match[0]):x}}}"
+
+
+def minute(now: datetime) -> datetime:
+    """The minute that relative times are told against: within it a page does not change by itself."""
+    return now.replace(second=0, microsecond=0)
+
+
+def relative(when: datetime, now: datetime) -> str:
+    """Such as "3 hours ago" or "in 12 days"."""
+    distance = abs(now - when)
+    if distance < _STEPS[-1][0]:
+        return "just now"
+    return f"{_length(distance)} ago" if when < now else f"in {_length(distance)}"
+
+
+def lasting(when: datetime, now: datetime) -> str:
+    """How long something has been so, such as "3 hours"."""
+    return _length(now - when)
+
+
+def _length(distance: timedelta) -> str:
+    for size, unit in _STEPS:
+        count = distance // size
+        if count > 0:
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    return "less than a minute"
+
+
+def exact(when: datetime) -> str:
+    """The instant for people, in UTC, to the second."""
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def machine_time(when: datetime) -> str:
+    """The instant for the `datetime` attribute."""
+    return instant_text(when)
+
+
+def day(when: datetime) -> str:
+    """The day of an instant in UTC, for the headings of the trail."""
+    return when.astimezone(UTC).strftime("%A, %-d %B %Y")
+
+
+def word(state: str) -> str:
+    """A state as a word of a sentence: HEALTHY becomes Healthy."""
+    return state[:1].upper() + state[1:].lower()
+
+
+def tone(state: str) -> str:
+    """Which of the six colours a state has."""
+    return TONES.get(state, ("quiet", "dot"))[0]
+
+
+def icon(state: str) -> str:
+    """Which icon a state has."""
+    return TONES.get(state, ("quiet", "dot"))[1]
+
+
+def plain(value: str | int | bool | None) -> str:
+    """A scalar as it is written in a document."""
+    if value is None:
+        return "not reported"
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def web_address(text: str) -> str | None:
+    """The text when it is an address that a person may safely follow, else None."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return None
+    return text if parts.scheme in ("http", "https") and parts.netloc and not FORBIDDEN.search(text) else None
+
+
+def needs_attention(row: ServiceRow) -> bool:
+    """Whether a person should look: in trouble, drifted, or under a condition."""
+    return row.status in TROUBLED or bool(row.drift) or bool(row.conditions)
+
+
+def summary(snapshot: Snapshot) -> str:
+    """One calm sentence about all services."""
+    total = len(snapshot.services)
+    if not total:
+        return "No services yet."
+    calm = [row for row in snapshot.services if not needs_attention(row)]
+    attention = total - len(calm)
+    healthy = sum(row.status == "HEALTHY" for row in calm)
+    disabled = len(calm) - healthy
+    if healthy == total:
+        return "The one service is healthy." if total == 1 else f"All {total:,} services are healthy."
+    of_all = f" of {total:,} services" if total > 1 else " service"
+    parts = [
+        (attention, f"need{'s' if attention == 1 else ''} attention"),
+        (healthy, f"{_be(healthy)} fine"),
+        (disabled, f"{_be(disabled)} switched off"),
+    ]
+    texts = [f"{count:,}{{}} {text}" for count, text in parts if count]
+    return ", ".join([texts[0].format(of_all), *(text.format("") for text in texts[1:])]) + "."
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def sort_text(text: str) -> str:
+    """Text as searched: case and compatibility forms do not matter."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def bare(address: str) -> str:
+    """An address without its scheme, for narrow columns."""
+    return address.removeprefix("https://")
+
+
+def breakable(text: str) -> Markup:
+    """The text, harmless, with places where a narrow column may break it."""
+    parts = re.split(r"(?<=[./_-])(?=[^./_-])", printable(text))
+    return Markup("<wbr>").join(parts)

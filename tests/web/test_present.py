@@ -1,0 +1,85 @@
+"""How values look: relative times, harmless text, safe addresses."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from markupsafe import Markup
+
+from capsule.web import present
+
+NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("distance", "text"),
+    [
+        (timedelta(seconds=-59), "just now"),
+        (timedelta(minutes=-1), "1 minute ago"),
+        (timedelta(minutes=-59), "59 minutes ago"),
+        (timedelta(hours=-1), "1 hour ago"),
+        (timedelta(days=-29), "29 days ago"),
+        (timedelta(days=-61), "2 months ago"),
+        (timedelta(days=-800), "2 years ago"),
+        (timedelta(days=12), "in 12 days"),
+        (timedelta(seconds=30), "just now"),
+    ],
+)
+def test_relative_times(distance: timedelta, text: str) -> None:
+    assert present.relative(NOW + distance, NOW) == text
+
+
+def test_exact_times_are_utc_to_the_second() -> None:
+    assert present.exact(NOW) == "2026-11-23 14:30:00 UTC"
+    assert present.machine_time(NOW) == "2026-11-23T14:30:00Z"
+    assert present.day(NOW) == "Monday, 23 November 2026"
+    assert present.minute(NOW.replace(second=59, microsecond=7)) == NOW
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jgone", "\\u{1b}[2Jgone"),
+        ("abc\u202egpj.exe", "abc\\u{202e}gpj.exe"),
+        ("a\u2028b\u0085c\ufeff", "a\\u{2028}b\\u{85}c\\u{feff}"),
+        ("plain text, ümläut, 日本", "plain text, ümläut, 日本"),
+    ],
+)
+def test_characters_that_act_are_shown_as_their_code(text: str, shown: str) -> None:
+    assert present.printable(text) == shown
+
+
+def test_what_is_no_text_is_left_alone() -> None:
+    assert present.printable(Markup("<b>\u202e</b>")) == Markup("<b>\u202e</b>")
+    assert present.printable(7) == 7
+    assert present.printable(None) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["javascript:alert(1)", "https:", "data:text/html,x", "//x", "https://a\u202eb", "http://[::1"]
+)
+def test_addresses_that_do_something_are_not_followed(text: str) -> None:
+    assert present.web_address(text) is None
+
+
+def test_addresses_of_pages_are_followed() -> None:
+    assert present.web_address("https://wiki.example.com/x") == "https://wiki.example.com/x"
+
+
+def test_scalars_read_as_in_a_document() -> None:
+    assert [present.plain(value) for value in (None, True, False, 7, "x")] == [
+        "not reported",
+        "true",
+        "false",
+        "7",
+        "x",
+    ]
+    assert present.bare("https://api.example.com") == "api.example.com"
+    assert present.bare("http://api.example.com") == "http://api.example.com"
+
+
+def test_every_state_has_a_tone_and_an_icon_and_an_unknown_one_is_quiet() -> None:
+    assert present.tone("HEALTHY") == "good"
+    assert present.icon("OFFLINE") == "cross"
+    assert (present.tone("<script>"), present.icon("<script>")) == ("quiet", "dot")
