@@ -1,0 +1,174 @@
+"""What people see while they ask and decide: requests, changes, rules, approvals. Called by cli.acts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capsule.cli.screen import Column, Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from capsule.commands.change import ChangeDecided, ChangeReview, Decision
+    from capsule.commands.decision import Decided, Review, Word
+    from capsule.commands.repository import Repository
+    from capsule.commands.request import Asked
+    from capsule.documents.types import Rule, Service
+    from capsule.trust.state import InForce, JudgedRequest, MissingApproval
+
+
+def show_asked(repository: Repository, asked: Asked) -> None:
+    screen, judged = Screen(), asked.judged
+    name = judged.name
+    screen.line(f"Request {name}", bold=True)
+    _show_request_facts(screen, judged)
+    _show_targets(screen, repository.state.services, judged)
+    screen.line()
+    screen.line(f"Signed on branch request/{name} ({asked.commit[:12]}){', pushed' if asked.pushed else ''}.")
+    if judged.verdict == "approved":
+        screen.line("It needs no approval: the next pass of the reconciler takes it from its branch.")
+    else:
+        screen.line(f"Waits for approval: {missing_text(judged.missing)}.")
+        screen.line(f"A reviewer types: capsule approve {name}")
+
+
+def show_review(seen: Review) -> None:
+    screen = Screen()
+    screen.line(f"Request {seen.judged.name}", bold=True)
+    _show_request_facts(screen, seen.judged)
+    _show_targets(screen, seen.services, seen.judged)
+    for each in seen.judged.approvals:
+        if each.counts:
+            screen.line(f"{each.principal} has signed: {each.decision}.")
+        else:
+            screen.line(
+                f"Void: {each.principal}'s {each.decision} does not count: {each.message} [{each.reason}]",
+                style="yellow",
+            )
+    screen.line()
+
+
+def _show_request_facts(screen: Screen, judged: JudgedRequest) -> None:
+    from capsule.documents.scalars import instant_text
+
+    if judged.document is None:
+        return
+    spec = judged.document.spec
+    screen.facts(
+        [
+            ("asked by", spec.requested_by),
+            ("action", spec.action),
+            ("with", ", ".join(f"{name}={value}" for name, value in spec.params.items())),
+            ("reason", spec.reason),
+            ("expires", instant_text(spec.expires)),
+            (
+                "rollout",
+                f"{spec.rollout.parallel} at once, {spec.rollout.on_failure} on failure"
+                if len(spec.targets) > 1
+                else "",
+            ),
+            ("digest", judged.digest),
+        ]
+    )
+
+
+def _show_targets(screen: Screen, services: Mapping[str, InForce[Service]], judged: JudgedRequest) -> None:
+    assert judged.document is not None  # a request that cannot be read is refused before it is shown
+    rows = []
+    for name in judged.document.spec.targets:
+        service = services.get(name)
+        if service is None:
+            rows.append((name, "not in force", "", "", ""))
+            continue
+        spec, labels = service.document.spec, service.document.metadata.labels
+        rows.append(
+            (
+                name,
+                ", ".join(f"{key}={value}" for key, value in labels.items()),
+                ", ".join(f"{key}={value}" for key, value in spec.pins.items()),
+                spec.agent.endpoint,
+                rule_text(judged.rules[name]) if name in judged.rules else "no rule",
+            )
+        )
+    screen.line()
+    screen.table(
+        [
+            Column("SERVICE"),
+            Column("LABELS", whole=False),
+            Column("PINS", whole=False),
+            Column("AGENT", whole=False),
+            Column("RULE", whole=False),
+        ],
+        rows,
+    )
+
+
+def rule_text(rule: Rule) -> str:
+    """The rule that decides, in a few words."""
+    about = rule.match.action or f"change of {rule.match.change}"
+    labels = ", ".join(f"{key}={value}" for key, value in rule.match.selector.items())
+    needs = " and ".join(f"{each.count} of {each.team}" for each in rule.approvals) or "no approval"
+    return f"{about}{f' where {labels}' if labels else ''}: {needs} ({rule.evidence})"
+
+
+def missing_text(missing: Sequence[MissingApproval]) -> str:
+    """Such as "1 of reviewers (bob, carol)"."""
+    return "; ".join(
+        f"{each.count} of {each.team} ({', '.join(each.candidates) or 'nobody can'})" for each in missing
+    )
+
+
+def show_decided(seen: Review, done: Decided, word: Word) -> None:
+    screen = Screen()
+    name = seen.judged.name
+    screen.line(
+        f"{'Approved' if word == 'approve' else 'Rejected'} by {seen.principal}, signed.", style="green"
+    )
+    if done.merged:
+        screen.line(f"Merged into main ({done.merged.commit[:12]}).")
+        if done.missing:
+            screen.line(f"Still missing: {missing_text(done.missing)}.")
+        else:
+            screen.line("The next pass of the reconciler acts on it.")
+    elif done.missing:
+        screen.line(f"Still missing: {missing_text(done.missing)}.")
+        screen.line(f"They type: capsule approve {name}")
+    for note in (done.note, done.merged.note if done.merged else ""):
+        if note:
+            screen.line(note, style="yellow")
+
+
+def show_change(seen: ChangeReview) -> None:
+    screen = Screen()
+    screen.line(f"Change {seen.digest}", bold=True)
+    screen.facts(
+        [
+            ("branch", seen.branch.removeprefix("refs/heads/")),
+            ("by", ", ".join(sorted(seen.authors)) or "nobody known yet"),
+            ("approved by", ", ".join(sorted(seen.approvers))),
+            ("rule", "\n".join(rule_text(rule) for rule in seen.rules)),
+        ]
+    )
+    screen.line()
+    for line in seen.diff.split("\n"):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        screen.line(line, style=style)
+    for text in seen.void:
+        screen.line(f"Void: {text}", style="yellow")
+    screen.line()
+
+
+def show_change_decided(seen: ChangeReview, done: ChangeDecided, decision: Decision) -> None:
+    screen = Screen()
+    branch = seen.branch.removeprefix("refs/heads/")
+    word = {"propose": "Proposed", "approve": "Approved", "reject": "Rejected"}[decision]
+    screen.line(f"{word} by {seen.principal}, signed ({done.commit[:12]}).", style="green")
+    if done.merged:
+        screen.line(f"Merged into main ({done.merged.commit[:12]}): in force.")
+    for pending in done.pending:
+        screen.line(f"{pending.path}: {pending.message} [{pending.reason}]")
+    if done.pending:
+        screen.line(f"Reviewers type: capsule approve {branch}")
+    for note in (done.note, done.merged.note if done.merged else ""):
+        if note:
+            screen.line(note, style="yellow")

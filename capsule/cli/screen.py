@@ -1,0 +1,149 @@
+"""What people see: lines, tables and problems; and JSON for programs.
+
+Rules kept: every value is cleaned of control characters before it is shown (a document must not be able to
+repaint a terminal); no colour unless on a terminal, none under NO_COLOR; ids are never broken over lines;
+what is not for a terminal has no width limit, so that `grep` and `awk` see whole rows. Called by every verb.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_GOOD = "green"
+_BAD = "red"
+_WAIT = "yellow"
+_STYLES = {
+    **dict.fromkeys(("HEALTHY", "Succeeded", "succeeded", "UP", "ok", "approve"), _GOOD),
+    **dict.fromkeys(
+        (
+            "OFFLINE",
+            "UNHEALTHY",
+            "DOWN",
+            "Failed",
+            "failed",
+            "Stopped",
+            "Rejected",
+            "refused",
+            "reject",
+            "error",
+        ),
+        _BAD,
+    ),
+    **dict.fromkeys(
+        ("STALE", "UNKNOWN", "Unknown", "unknown", "Held", "Proposed", "DEGRADED", "Running", "warning"),
+        _WAIT,
+    ),
+}
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNLIMITED = 100_000
+
+
+def clean(text: object) -> str:
+    """`text` with every character that does not simply print written out, such as \\x1b."""
+    return "".join(_visible(char) for char in str(text))
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _INVISIBLE:
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. `whole` columns (names, ids) are never broken over lines."""
+
+    title: str
+    whole: bool = True
+
+
+class Screen:
+    """One output stream, with the words to write to it."""
+
+    def __init__(self, *, err: bool = False) -> None:
+        self._err = err
+        self._stream = sys.stderr if err else sys.stdout
+        self.colour = self._stream.isatty() and not os.environ.get("NO_COLOR")
+        self.unicode = (self._stream.encoding or "").lower().replace("-", "") == "utf8"
+
+    def line(
+        self, text: str = "", *, style: str | None = None, bold: bool = False, dim: bool = False
+    ) -> None:
+        """One or more lines; the text's own line breaks are kept, other controls are written out."""
+        for part in text.split("\n"):
+            shown = clean(part)
+            if self.colour and shown:
+                shown = click.style(shown, fg=style, bold=bold or None, dim=dim or None)
+            click.echo(shown, err=self._err, color=self.colour)
+
+    def heading(self, text: str) -> None:
+        """A line that begins a part."""
+        self.line(text, bold=True)
+
+    def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
+        """Names and values, one pair a line, values aligned; empty values are left out."""
+        shown = [(name, str(value)) for name, value in pairs if value not in ("", None)]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            first, *rest = value.split("\n")
+            self.line(f"  {name.ljust(width)}  {first}", style=_STYLES.get(first))
+            for part in rest:
+                self.line(f"  {' ' * width}  {part}")
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+        """A table without lines; columns that are empty in every row are left out."""
+        from rich.table import Table
+        from rich.text import Text
+
+        kept = [at for at in range(len(columns)) if any(str(row[at]) for row in rows)]
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for at in kept:
+            table.add_column(
+                columns[at].title,
+                no_wrap=columns[at].whole or not self._stream.isatty(),
+                overflow="ignore" if columns[at].whole else "fold",
+            )
+        for row in rows:
+            cells = [clean(row[at]) for at in kept]
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+        console = self._console()
+        with console.capture() as capture:
+            console.print(table, soft_wrap=not self._stream.isatty())
+        for line in capture.get().splitlines():
+            click.echo(line.rstrip(), err=self._err, color=self.colour)
+
+    def json(self, value: Any) -> None:
+        """A value of the view, as JSON."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=True), err=self._err)
+
+    def problem(self, reason: str, message: str, hint: str = "") -> None:
+        """What went wrong, its reason code, and what next."""
+        self.line(f"capsule: {message} [{reason}]", style=_BAD)
+        if hint:
+            self.line(hint)
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        on_terminal = self._stream.isatty()
+        return Console(
+            file=self._stream,
+            no_color=not self.colour,
+            force_terminal=on_terminal and self.colour,
+            width=None if on_terminal else _UNLIMITED,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )

@@ -1,0 +1,101 @@
+"""The verbs that set up: init, doctor, completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from capsule.cli.app import Globals
+from capsule.cli.screen import Screen
+from capsule.cli.shared import json_option, now
+from capsule.commands.errors import FINDINGS
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--bare", is_flag=True, help="Without files to edit: for a server.")
+@click.option(
+    "--principal", metavar="NAME", help="Your name in the policy (from your e-mail address by default)."
+)
+@click.option("--email", metavar="ADDRESS", help="Your e-mail address (git's user.email by default).")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="CAPSULE_SIGNING_KEY",
+    metavar="FILE",
+    help="Your signing key (git's user.signingkey by default).",
+)
+def init(directory: Path, bare: bool, principal: str | None, email: str | None, key: Path | None) -> None:
+    """Create a state repository in DIR, which must be empty or not exist.
+
+    You become its first owner and operator. A key for the reconciler is made beside the history, never in it.
+    """
+    from capsule.commands.init import init as create
+
+    made = create(directory, now(), bare=bare, principal=principal, email=email, key=key)
+    screen = Screen()
+    screen.line(f"State repository {made.directory}", bold=True)
+    screen.facts(
+        [
+            ("root", made.root),
+            ("owner", made.principal),
+            ("reconciler", f"{made.reconciler}, its key in {made.reconciler_key}"),
+        ]
+    )
+    screen.line()
+    screen.line("Write the root down somewhere else: everything is proved against it. Next:")
+    screen.line(f"  cd {directory}")
+    screen.line("  $EDITOR services/my-service.yaml && capsule check")
+    screen.line("  capsule doctor")
+    screen.line("  capsule up")
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """What is missing or unsafe in this set-up, and the command that mends it.
+
+    Exit code 1 when there is something to mend.
+    """
+    from capsule.commands.doctor import examine
+    from capsule.view.model import as_json as value_of
+
+    options: Globals = ctx.obj
+    found = examine(options.directory, options.root, now())
+    screen = Screen()
+    if as_json:
+        screen.json([value_of(item) for item in found])
+    else:
+        marks = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "mend": ("MEND", "red")}
+        for item in found:
+            word, style = marks[item.verdict]
+            screen.line(
+                f"{word}  {item.message}{'' if item.verdict == 'ok' else f' [{item.reason}]'}", style=style
+            )
+            for line in item.remedy.split("\n") if item.remedy else ():
+                screen.line(f"      {line}")
+    if any(item.verdict == "mend" for item in found):
+        ctx.exit(FINDINGS)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of your shell.
+
+    \b
+    bash: capsule completion bash > ~/.local/share/bash-completion/completions/capsule
+    zsh:  capsule completion zsh > "${fpath[1]}/_capsule"
+    fish: capsule completion fish > ~/.config/fish/completions/capsule.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has all three
+    click.echo(kind(ctx.find_root().command, {}, "capsule", "_CAPSULE_COMPLETE").source())
+
+
+COMMANDS = {"init": init, "doctor": doctor, "completion": completion}

@@ -1,0 +1,194 @@
+"""`capsule check`: every problem of the documents in a work tree, at a revision, or brought in by a range.
+
+Rules kept: all problems are found, not the first; a range tells only what it brings in; files that are no
+documents of Capsule are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
+from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.documents import paths
+from capsule.documents.check import check_change, check_tree
+from capsule.documents.problems import Problem
+from capsule.store.api import Store
+from capsule.trust.objects import BadObject, MissingObject, files, read_blob, read_commit
+
+_TOPS = (
+    paths.SETTINGS,
+    paths.POLICY,
+    paths.SERVICES,
+    paths.REQUESTS,
+    paths.CHANGE_APPROVALS,
+    paths.SIGNERS_FOLDER,
+    *paths.MACHINE_FOLDERS,
+)
+_MAX_FILE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was checked, in words, and what was found."""
+
+    what: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong, and not only worth a word."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+
+def check(directory: Path, target: str | None, root: str | None, now: datetime) -> Checked:
+    """Check `target`: a path, a revision, or BASE..HEAD; without one, the work tree (or main, if bare).
+
+    `root` is the repository's id when it is known. Raises WrongUsage for a target that is neither.
+    """
+    if target is None:
+        return _check_here(directory, root, now)
+    if ".." in target and not Path(directory, target).exists():
+        return _check_range(directory, target, root, now)
+    path = Path(directory, target)
+    if path.exists():
+        return _check_path(path, root, now)
+    return _check_revision(locate(directory), target, root, now)
+
+
+def _check_here(directory: Path, root: str | None, now: datetime) -> Checked:
+    location = locate(directory)
+    if location.work_tree is None:
+        return _check_revision(location, paths.MAIN, root, now)
+    return _check_folder(location.work_tree, "", root or setting(directory, "capsule.root"), now)
+
+
+def _check_path(path: Path, root: str | None, now: datetime) -> Checked:
+    """A file or a folder, within the state repository it belongs to."""
+    path = path.resolve()
+    for top in (path, *path.parents):
+        if (top / paths.SETTINGS).is_file():
+            inside = "" if path == top else path.relative_to(top).as_posix()
+            return _check_folder(top, inside, root or setting(top, "capsule.root"), now)
+    raise WrongUsage(
+        "NoStateRepository",
+        f"{path} is not in a state repository: there is no {paths.SETTINGS} in it or above it",
+        "capsule init DIR",
+    )
+
+
+def _check_folder(top: Path, inside: str, root: str | None, now: datetime) -> Checked:
+    found, odd = {}, []
+    for file in _documents(top):
+        name = file.relative_to(top).as_posix()
+        if file.is_symlink() or not file.is_file():
+            odd.append(
+                Problem(name, 1, 1, "ForbiddenMode", "not a plain file", "a file, no link and no device")
+            )
+            continue
+        try:
+            with file.open("rb") as stream:
+                found[name] = stream.read(_MAX_FILE)
+        except OSError as error:
+            raise CommandError("Unreadable", f"cannot read {file}: {error.strerror}") from None
+    problems = (*check_tree(found, now=now, root=root), *odd)
+    chosen = tuple(each for each in problems if _below(each.path, inside))
+    return Checked(inside or str(top), tuple(sorted(chosen)))
+
+
+def _documents(top: Path) -> Iterator[Path]:
+    for name in _TOPS:
+        start = top / name
+        if start.is_symlink() or start.is_file():
+            yield start
+        elif start.is_dir():
+            yield from (file for file in sorted(start.rglob("*")) if file.is_symlink() or not file.is_dir())
+
+
+def _below(path: str, inside: str) -> bool:
+    return not inside or path == inside or path.startswith(f"{inside}/")
+
+
+def _check_revision(location: Location, revision: str, root: str | None, now: datetime) -> Checked:
+    commit = _commit(location, revision)
+    found = _files_at(location, commit)
+    return Checked(commit, check_tree(found, now=now, root=root or _pinned(location)))
+
+
+def _check_range(directory: Path, target: str, root: str | None, now: datetime) -> Checked:
+    location = locate(directory)
+    base_name, _, head_name = target.replace("...", "..").partition("..")
+    head = _commit(location, head_name or "HEAD")
+    base = _fork(location, _commit(location, base_name or "HEAD"), head)
+    before, after = _files_at(location, base), _files_at(location, head)
+    root = root or _pinned(location)
+    known = {_essence(problem) for problem in check_tree(before, now=now, root=root)}
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    new = [
+        problem
+        for problem in check_tree(after, now=now, root=root)
+        if problem.path in changed or _essence(problem) not in known
+    ]
+    return Checked(f"{base[:12]}..{head[:12]}", tuple(sorted([*new, *check_change(before, after)])))
+
+
+def _essence(problem: Problem) -> tuple[str, str, str]:
+    return problem.path, problem.reason, problem.message
+
+
+def _fork(location: Location, base: str, head: str) -> str:
+    """Where the branch of `head` left that of `base`: what came to the base since is not its doing."""
+    try:
+        return run_git(_where(location), "--no-replace-objects", "merge-base", base, head)
+    except GitFailed:
+        return base
+
+
+def _commit(location: Location, revision: str) -> str:
+    if revision.startswith("-"):
+        raise WrongUsage("BadRevision", f"{revision!r} is not a revision")
+    candidates = [revision] if revision.startswith("refs/") else [f"refs/heads/{revision}", revision]
+    for name in candidates:
+        try:
+            return run_git(
+                _where(location), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+            )
+        except GitFailed:
+            continue
+    raise WrongUsage(
+        "UnknownTarget",
+        f"{revision!r} is neither a path nor a revision",
+        "capsule check [PATH | REV | BASE..HEAD]",
+    )
+
+
+def _files_at(location: Location, commit: str) -> dict[str, bytes]:
+    from capsule.store.git import open_store
+
+    store: Store = open_store(_where(location), remote=None)
+    try:
+        tree = read_commit(store, commit).tree
+        return {
+            path: read_blob(store, entry.oid)
+            for path, entry in files(store, tree)
+            if path.partition("/")[0] in _TOPS
+        }
+    except BadObject as error:
+        raise CommandError(error.reason, f"commit {commit} cannot be read: {error}") from None
+    except MissingObject as error:
+        raise SetUpProblem(
+            "IncompleteClone", f"an object is missing: {error}", "git fetch --unshallow"
+        ) from None
+    finally:
+        store.close()
+
+
+def _pinned(location: Location) -> str | None:
+    return setting(_where(location), "capsule.root")
+
+
+def _where(location: Location) -> Path:
+    return location.work_tree or location.git_dir

@@ -1,0 +1,147 @@
+"""What this directory is, what waits for whom, and the commands that go on from here: `capsule` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from capsule.commands.errors import CommandError
+from capsule.commands.git_program import GitFailed, run_git
+from capsule.commands.reads import look
+from capsule.commands.repository import Repository, open_repository
+from capsule.commands.signing import find_signer, identify
+from capsule.documents.paths import SETTINGS
+from capsule.store.api import StoreError
+from capsule.view.model import RequestRow, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command to type, and what it is for."""
+
+    command: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Where one stands, in a few lines, and the next steps."""
+
+    lines: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def guide(directory: Path, root: str | None, as_key: Path | None, now: datetime) -> Guide:
+    """What is so in `directory`, and what to do next. Never raises for a directory that is not set up."""
+    try:
+        repository = open_repository(directory, root)
+    except (CommandError, StoreError):
+        return _nothing_here(directory)
+    try:
+        if not _is_state_repository(repository):
+            return _nothing_here(directory)
+        return _here(repository, look(repository, now), _me(repository, as_key))
+    except (CommandError, StoreError) as error:
+        return Guide(
+            (f"This state repository cannot be shown: {error}",),
+            (Step("capsule doctor", "what is wrong, and how to mend it"),),
+        )
+    finally:
+        repository.close()
+
+
+def _is_state_repository(repository: Repository) -> bool:
+    try:
+        run_git(repository.directory, "cat-file", "-e", f"{repository.main}:{SETTINGS}")
+    except (GitFailed, CommandError):
+        return False
+    return True
+
+
+def _nothing_here(directory: Path) -> Guide:
+    return Guide(
+        (f"There is no state repository in {directory.resolve()}.",),
+        (
+            Step("capsule demo", "see a key rotation from request to proof, on this machine"),
+            Step("capsule init DIR", "create a state repository"),
+            Step("capsule -C DIR", "look at one that exists (or set CAPSULE_REPO)"),
+            Step("capsule --help", "all commands"),
+        ),
+    )
+
+
+def _me(repository: Repository, as_key: Path | None) -> str | None:
+    try:
+        signer = find_signer(repository.directory, as_key)
+        return identify(repository.state.policy.document, signer, repository.directory).principal
+    except CommandError:
+        return None
+
+
+def _here(repository: Repository, seen: Snapshot, me: str | None) -> Guide:
+    waiting = [row for row in seen.requests if row.phase == "Proposed"]
+    mine = [row for row in waiting if me in _candidates(row)]
+    lines = [_who(seen, me), _services(seen)]
+    if seen.suspended:
+        lines.append(f"Suspended, nothing is acted on: {seen.suspended}")
+    if mine:
+        lines.append(f"{_count(mine, 'request')} {'waits' if len(mine) == 1 else 'wait'} for your approval.")
+    others = len(waiting) - len(mine)
+    if others:
+        lines.append(
+            f"{others} {'more ' if mine else ''}"
+            f"{'request waits' if others == 1 else 'requests wait'} for others."
+        )
+    if not waiting:
+        lines.append("No request waits for approval.")
+    return Guide(tuple(lines), tuple(_steps(repository, seen, me, mine)))
+
+
+def _who(seen: Snapshot, me: str | None) -> str:
+    title = seen.title or "State repository"
+    return f"{title}; you are {me}." if me else f"{title}; your signing key is nobody's in its policy."
+
+
+def _services(seen: Snapshot) -> str:
+    if not seen.services:
+        return "No services yet."
+    bad = [row for row in seen.services if row.status not in ("HEALTHY", "DISABLED")]
+    if not bad:
+        return f"{_count(seen.services, 'service')}, all well."
+    named = ", ".join(f"{row.name} is {row.status}" for row in bad[:3])
+    more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return f"{_count(seen.services, 'service')}; {named}{more}."
+
+
+def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[RequestRow]) -> list[Step]:
+    steps = [
+        Step(
+            f"capsule approve {row.name}",
+            f"{row.action} on {', '.join(row.targets[:3])}, asked by {row.requested_by}",
+        )
+        for row in mine[:5]
+    ]
+    if repository.root_source == "first commit" or me is None or seen.suspended:
+        steps.append(Step("capsule doctor", "what is missing here, and how to mend it"))
+    if not seen.services:
+        steps.append(Step("$EDITOR services/NAME.yaml", "describe your first service, then `capsule check`"))
+        steps.append(Step("capsule propose", "sign that change, on a branch of its own"))
+    else:
+        steps.append(Step("capsule services", "how they are"))
+        steps.append(Step("capsule request rotateKey SERVICE --reason TEXT", "ask for an action"))
+    if not any(beat.alive for beat in seen.heartbeats):
+        steps.append(Step("capsule up", "start the reconciler and the dashboard (none gives a sign of life)"))
+    steps.append(Step("capsule log", "who asked, who approved, what happened"))
+    steps.append(Step("capsule --help", "all commands"))
+    return steps
+
+
+def _candidates(row: RequestRow) -> set[str]:
+    return {name for missing in row.missing for name in missing.candidates}
+
+
+def _count(items: Sized, noun: str) -> str:
+    number = len(items)
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,85 @@
+"""The verbs that only look: services, show, requests, log. Values of the view, chosen and ordered here.
+
+Rules kept: nothing is written, no network is used; what is shown is what the dashboard shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from itertools import islice
+
+from capsule.commands.errors import CommandError, WrongUsage
+from capsule.commands.repository import Repository
+from capsule.trust.objects import BadObject, MissingObject
+from capsule.view.build import Unreadable, snapshot
+from capsule.view.model import RequestRow, ServiceRow, Snapshot, TrailRow
+from capsule.view.trail import trail
+
+_LOOKS = 3
+
+
+def look(repository: Repository, now: datetime) -> Snapshot:
+    """Everything there is to see at the tips as last fetched."""
+    for left in reversed(range(_LOOKS)):
+        refs = repository.refs
+        try:
+            seen = snapshot(repository.store, refs, repository.root, now)
+        except Unreadable as error:
+            raise CommandError(
+                error.reason, f"the repository cannot be shown: {error}", "capsule doctor"
+            ) from None
+        except MissingObject as error:
+            if not left:
+                raise repository.missing(error) from None
+            continue
+        # A heartbeat is replaced and its objects go: whoever had read the old ref looks once more.
+        overtaken = any(each.reason == "HeartbeatIgnored" for each in seen.conditions)
+        if not (overtaken and left and refs != repository.refs):
+            return seen
+    raise AssertionError("unreachable")
+
+
+def services(seen: Snapshot, selector: Mapping[str, str], status: str | None) -> tuple[ServiceRow, ...]:
+    """The services with all labels of `selector` and, when given, that effectiveStatus."""
+    return tuple(
+        row
+        for row in seen.services
+        if all(row.labels.get(key) == value for key, value in selector.items())
+        and (status is None or row.status == status)
+    )
+
+
+def requests(seen: Snapshot, phase: str | None) -> tuple[RequestRow, ...]:
+    """The requests in `phase`, or all."""
+    return tuple(row for row in seen.requests if phase is None or row.phase == phase)
+
+
+def one(seen: Snapshot, name: str) -> ServiceRow | RequestRow:
+    """The service or the request called `name`. Raises WrongUsage with the nearest name."""
+    short = name.removeprefix("request/")
+    rows: tuple[ServiceRow | RequestRow, ...] = (*seen.services, *seen.requests)
+    for row in rows:
+        if row.name == short:
+            return row
+    known = [row.name for row in rows]
+    near = get_close_matches(short, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else "See `capsule services` and `capsule requests`."
+    raise WrongUsage("UnknownName", f"there is no service and no request {name!r}", hint)
+
+
+def log(
+    repository: Repository, service: str, action: str, since: datetime | None, limit: int
+) -> tuple[TrailRow, ...]:
+    """The newest `limit` commits of audit that fit, newest first."""
+    audit = repository.audit
+    if audit is None:
+        return ()
+    try:
+        rows = trail(repository.store, audit, repository.root, service=service, action=action, since=since)
+        return tuple(islice(rows, limit))
+    except MissingObject as error:
+        raise repository.missing(error) from None
+    except BadObject as error:
+        raise CommandError(error.reason, str(error), "capsule audit verify names the commit") from None

@@ -1,0 +1,184 @@
+"""Opening a state repository: where it is, which root it is judged from, and what is in force there.
+
+Rules kept: what stands in the tree is never used before trust judged it; nothing is signed on top of a
+root that nobody vouched for. Called by every verb that works on a repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
+from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
+from capsule.trust.mainline import BadRoot, judge
+from capsule.trust.objects import BadObject, MissingObject, NotDescended
+from capsule.trust.requests import judge_requests
+from capsule.trust.state import JudgedRequest, MainState
+
+if TYPE_CHECKING:
+    from capsule.store.git import GitStore
+
+RootSource = Literal["option", "setting", "first commit"]
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass
+class Repository:
+    """An open state repository. `root_source` says who vouched for the root."""
+
+    location: Location
+    store: GitStore
+    root: str
+    root_source: RootSource
+    _refreshed: bool = False
+
+    def refresh(self) -> None:
+        """Fetch what is new at the remote, once; whoever signs, signs on top of what is so now."""
+        if not self._refreshed:
+            self.store.refresh()
+            self._refreshed = True
+            self.__dict__.pop("state", None)
+
+    @property
+    def directory(self) -> Path:
+        """Where git is called: the work tree, or the bare repository."""
+        return self.location.work_tree or self.location.git_dir
+
+    @property
+    def refs(self) -> Mapping[str, str]:
+        """All refs as last seen of the authority."""
+        return self.store.refs()
+
+    @property
+    def local_refs(self) -> Mapping[str, str]:
+        """All refs of this clone itself: a branch that was never pushed is only here."""
+        return self.store.local_refs()
+
+    @property
+    def main(self) -> str:
+        """The tip of main. Raises SetUpProblem when there is none."""
+        tip = self.refs.get(MAIN)
+        if tip is None:
+            raise SetUpProblem(
+                "NoMain",
+                f"{self.directory} has no branch main",
+                "A state repository begins with `capsule init DIR`; a clone gets it with `git fetch`.",
+            )
+        return tip
+
+    @property
+    def audit(self) -> str | None:
+        """The tip of audit; None before the first pass."""
+        return self.refs.get(AUDIT)
+
+    @cached_property
+    def state(self) -> MainState:
+        """Main as judged when it was first asked for."""
+        return self.judge(self.main)
+
+    def judge(self, tip: str) -> MainState:
+        """Main as it would be judged with `tip` as its tip."""
+        try:
+            return judge(self.store, self.root, tip)
+        except (BadRoot, NotDescended) as error:
+            raise SetUpProblem(
+                "BadRoot",
+                f"main cannot be judged from the root {self.root}: {error}",
+                "Is it the id an owner told you? See --root, CAPSULE_ROOT and `git config capsule.root`.",
+            ) from None
+        except MissingObject as error:
+            raise self.missing(error) from None
+        except BadObject as error:
+            raise CommandError(
+                error.reason, f"an object of this repository cannot be trusted: {error}"
+            ) from None
+
+    def missing(self, error: MissingObject) -> SetUpProblem:
+        """What to say of an object that is not here: the root itself, or a part of an incomplete clone."""
+        try:
+            self.store.read(self.root)
+        except MissingObject:
+            return SetUpProblem(
+                "BadRoot",
+                f"there is no commit {self.root} here, so this is not the repository with that root",
+                "See --root, CAPSULE_ROOT and `git config capsule.root`.",
+            )
+        return SetUpProblem("IncompleteClone", f"an object is missing: {error}", "git fetch --unshallow")
+
+    def requests(self, state: MainState) -> Mapping[str, JudgedRequest]:
+        """Every request of `state` and of the request branches, judged."""
+        return self._judged(state, self.refs)
+
+    def judge_branch(self, state: MainState, branch: str, commit: str) -> JudgedRequest | None:
+        """The request on `branch` (a full ref name), as it would be judged with `commit` as its tip."""
+        return self._judged(state, {**self.refs, branch: commit}).get(branch.removeprefix(REQUEST_BRANCHES))
+
+    def _judged(self, state: MainState, refs: Mapping[str, str]) -> Mapping[str, JudgedRequest]:
+        branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
+        return judge_requests(self.store, state, branches)
+
+    def require_pinned(self) -> None:
+        """Raises SetUpProblem unless a person vouched for the root."""
+        if self.root_source == "first commit":
+            raise SetUpProblem(
+                "RootNotPinned",
+                "the root of this repository is not pinned, so nothing that follows from it can be trusted",
+                f"Its first commit is {self.root}. If an owner told you the same id:\n"
+                f"  git -C {self.directory} config capsule.root {self.root}",
+            )
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.store.close()
+
+
+def open_repository(directory: Path, root: str | None = None) -> Repository:
+    """The state repository that `directory` lies in, judged from `root` (or `git config capsule.root`)."""
+    from capsule.store.git import open_store
+
+    location = locate(directory)
+    chosen, source = _root(location, root)
+    return Repository(location, open_store(location.work_tree or location.git_dir), chosen, source)
+
+
+def _root(location: Location, option: str | None) -> tuple[str, RootSource]:
+    where = location.work_tree or location.git_dir
+    if option:
+        return _valid(
+            option, WrongUsage("BadRoot", f"--root {option!r} is not an id of 40 hex digits")
+        ), "option"
+    configured = setting(where, "capsule.root")
+    if configured:
+        problem = SetUpProblem(
+            "BadRoot", f"git config capsule.root is {configured!r}, not an id of 40 hex digits"
+        )
+        return _valid(configured, problem), "setting"
+    return first_commit(where), "first commit"
+
+
+def first_commit(directory: Path) -> str:
+    """The id of the first commit of main along first parents, as this repository tells it."""
+    for ref in (MAIN, "refs/remotes/origin/main"):
+        try:
+            ids = run_git(
+                directory, "--no-replace-objects", "rev-list", "--first-parent", "--max-parents=0", ref, "--"
+            )
+        except GitFailed:
+            continue
+        return ids.splitlines()[-1]
+    raise SetUpProblem(
+        "NoMain",
+        f"{directory} has no branch main with a commit",
+        "Create a state repository with `capsule init DIR`.",
+    )
+
+
+def _valid(text: str, problem: CommandError) -> str:
+    if len(text) != 40 or not set(text) <= _HEX:
+        raise problem
+    return text

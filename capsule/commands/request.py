@@ -1,0 +1,197 @@
+"""`capsule request` and `capsule cancel`: ask for an action, signed by the person who asks.
+
+Rules kept: a selector is written out as names before anything is signed; what the policy can never allow
+is refused before a branch exists; the request lies on its own branch `request/<name>`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+
+from capsule.commands.errors import CommandError, RefusedByPolicy, WrongUsage
+from capsule.commands.repository import Repository
+from capsule.commands.signing import Identity
+from capsule.commands.writing import commit_as
+from capsule.documents.codec import emit
+from capsule.documents.paths import REQUEST_BRANCHES, RequestFolder
+from capsule.documents.types import API_VERSION, ActionRequest, Metadata, RequestSpec, Rollout, Scalar
+from capsule.store.api import RefUpdate
+from capsule.trust.state import JudgedRequest, MainState
+from capsule_agent.protocol.sshsig import REQUEST
+
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+_MAX_NAME = 63
+_CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks for. Targets are `services`, or everything `selector` matches, at most `at_most`."""
+
+    action: str
+    reason: str
+    services: Sequence[str] = ()
+    selector: Mapping[str, str] = field(default_factory=dict)
+    at_most: int | None = None
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    expires_in: timedelta = timedelta(days=7)
+    rollout: Rollout = field(default_factory=Rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that is on its branch, as a reviewer will see it."""
+
+    branch: str
+    commit: str
+    judged: JudgedRequest
+    pushed: bool
+
+
+def request(repository: Repository, identity: Identity, wish: Wish, now: datetime) -> Asked:
+    """Write, sign and publish a request on `request/<name>`.
+
+    Raises WrongUsage for a wish that names nothing real, RefusedByPolicy for one the policy can never
+    allow, and StoreError when it cannot be published.
+    """
+    repository.require_pinned()
+    repository.refresh()
+    state = repository.state
+    targets = resolve_targets(state, wish)
+    name = request_name(wish.action, targets, now)
+    document = _document(name, identity.principal, targets, wish, now)
+    folder = RequestFolder(f"{now:%Y/%m}", name)
+    raw = emit(document)
+    commit = commit_as(
+        repository,
+        identity,
+        (repository.main,),
+        {folder.request: raw, folder.signature: identity.signer.sign(raw, REQUEST).encode()},
+        f"Ask for {wish.action} on {_shortly(targets)}\n\n{wish.reason}\n\nCapsule-Request: {name}\n",
+        now,
+    )
+    branch = REQUEST_BRANCHES + name
+    judged = _judge_before_it_exists(repository, state, branch, commit)
+    repository.store.publish([RefUpdate(branch, None, commit)])
+    return Asked(branch, commit, judged, repository.store.has_remote())
+
+
+def cancel(repository: Repository, identity: Identity, victim: str, reason: str, now: datetime) -> Asked:
+    """Ask for the end of the request `victim`: itself a request, under the rules of the action `cancel`."""
+    repository.refresh()
+    judged = find_request(repository, victim)
+    if judged.document is None:
+        raise CommandError(
+            "BadRequest", f"{victim} cannot be read: {judged.message}", f"capsule show {victim}"
+        )
+    wish = Wish(_CANCEL, reason, judged.document.spec.targets, params={"request": victim})
+    return request(repository, identity, wish, now)
+
+
+def find_request(repository: Repository, name: str) -> JudgedRequest:
+    """The request `name` (or the branch `request/NAME`), judged. Raises WrongUsage when there is none."""
+    requests = repository.requests(repository.state)
+    found = requests.get(name.removeprefix("refs/heads/").removeprefix("request/"))
+    if found is None:
+        raise WrongUsage(
+            "UnknownRequest", f"there is no request {name!r}{_nearest(name, requests)}", "capsule requests"
+        )
+    return found
+
+
+def resolve_targets(state: MainState, wish: Wish) -> tuple[str, ...]:
+    """The names of the services a wish is about, sorted. Raises WrongUsage."""
+    if bool(wish.services) == bool(wish.selector):
+        raise WrongUsage("NoTargets", "name services, or give a --selector with --at-most (not both)")
+    if wish.services:
+        for name in wish.services:
+            if name not in state.services:
+                raise WrongUsage(
+                    "UnknownService",
+                    f"no service {name!r} is in force{_nearest(name, state.services)}",
+                    "capsule services",
+                )
+        return tuple(dict.fromkeys(wish.services))
+    found = tuple(name for name in sorted(state.services) if matches(state, name, wish.selector))
+    if not found:
+        raise WrongUsage("NoTargets", "the selector matches no service in force", "capsule services")
+    if wish.at_most is None:
+        raise WrongUsage(
+            "AtMostMissing",
+            f"a selector needs --at-most N: it matches {len(found)} services now ({_shortly(found)})",
+        )
+    if len(found) > wish.at_most:
+        raise WrongUsage(
+            "TooManyTargets", f"the selector matches {len(found)} services, --at-most is {wish.at_most}"
+        )
+    return found
+
+
+def matches(state: MainState, name: str, selector: Mapping[str, str]) -> bool:
+    """Whether every label of `selector` is the service's."""
+    labels = state.services[name].document.metadata.labels
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def request_name(action: str, targets: Sequence[str], now: datetime) -> str:
+    """Such as 20261123-rotate-key-openai-chat-k3f9: a DNS label that people can read out."""
+    tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
+    subject = targets[0] if len(targets) == 1 else f"{len(targets)}-services"
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", action).lower()
+    middle = f"{words}-{subject}"[: _MAX_NAME - len("yyyymmdd--") - len(tail)].rstrip("-")
+    return f"{now:%Y%m%d}-{middle}-{tail}"
+
+
+def _document(
+    name: str, principal: str, targets: tuple[str, ...], wish: Wish, now: datetime
+) -> ActionRequest:
+    expires = (now + wish.expires_in).replace(microsecond=0)
+    try:
+        return ActionRequest(
+            api_version=API_VERSION,
+            kind="ActionRequest",
+            metadata=Metadata(name=name),
+            spec=RequestSpec(
+                requested_by=principal,
+                action=wish.action,
+                targets=targets,
+                params=wish.params,
+                reason=wish.reason,
+                expires=expires,
+                rollout=wish.rollout,
+            ),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WrongUsage("BadRequest", f"{where}: {first['msg']}") from None
+
+
+def _judge_before_it_exists(
+    repository: Repository, state: MainState, branch: str, commit: str
+) -> JudgedRequest:
+    name = branch.removeprefix(REQUEST_BRANCHES)
+    judged = repository.judge_branch(state, branch, commit)
+    if judged is None or judged.verdict == "refused":
+        raise RefusedByPolicy(
+            judged.reason if judged else "NotARequest",
+            judged.message if judged else f"{name} would not be a request",
+            f"Nothing was written. The rules in force: git show {state.policy.since[:12]}:policy.yaml",
+        )
+    return judged
+
+
+def _shortly(targets: Sequence[str]) -> str:
+    return ", ".join(targets[:3]) + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
+
+
+def _nearest(word: str, valid: Mapping[str, object]) -> str:
+    near = get_close_matches(word, valid, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
