@@ -1,0 +1,74 @@
+# Everything installs into .venv by itself: nothing needs to be typed before any of these.
+# `make` alone lists the targets. PYTHON=… chooses another interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TEST_PACKAGES := $(VENV)/.debian-packages
+WORKERS ?= 2
+
+# The pure rooms: no line and no branch of them goes untested.
+PURE := documents trust decide plan lifecycle view
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check lint types imports generated purity bench soak docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(INSTALLED) ## The main job, live: a key rotation requested, approved, executed once, proved; then the dashboard
+	@$(BIN)/capsule demo
+
+test: $(INSTALLED) $(TEST_PACKAGES) ## Run all tests
+	$(BIN)/pytest -m "not soak" -n $(WORKERS) --dist loadscope -q
+
+check: lint types imports generated purity ## Style, types, layers, generated files, complete coverage of the pure rooms
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+generated: $(INSTALLED)
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/commands.py --check
+
+purity: $(INSTALLED)
+	$(BIN)/pytest tests/unit -n $(WORKERS) -q --cov-branch --cov-fail-under=100 \
+		--cov-report=term-missing:skip-covered $(PURE:%=--cov=capsule.%)
+
+bench: $(INSTALLED) ## Measure passes, commits and pages at size
+	$(BIN)/python -m bench
+
+soak: $(INSTALLED) $(TEST_PACKAGES) ## Run the long tests
+	$(BIN)/pytest -m soak --timeout 0 -q
+
+docs: $(INSTALLED) ## Write the generated part of docs/ anew: schemas and references
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/commands.py
+
+clean: ## Remove .venv and everything that tools left behind
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml agent/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Capsule needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/debian-packages python3-venv
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing into $(VENV) (once; about a minute)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ./agent -e '.[dev]'
+	@touch $@
+
+$(TEST_PACKAGES): $(INSTALLED) .ci/debian-packages
+	@.ci/debian-packages openssh-server chromium
+	@touch $@

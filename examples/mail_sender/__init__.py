@@ -1,0 +1,1 @@
+"""Sends mail through AWS SES for the other services: a Flask application with Capsule's agent inside."""
