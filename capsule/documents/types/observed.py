@@ -1,0 +1,174 @@
+"""What reconcilers write on audit: statuses and records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from capsule.documents.scalars import (
+    CommitId,
+    Digest,
+    Instant,
+    Line,
+    Name,
+    Text,
+    Word,
+)
+from capsule.documents.types.base import (
+    Document,
+    EffectiveStatus,
+    Evidence,
+    HealthStatus,
+    Part,
+    ResultOutcome,
+    Scalar,
+)
+
+
+class Condition(Part):
+    """One thing that is so, since when, and why."""
+
+    type: Word = Field(description="Such as Drift, KeyOverdue, TrustOutdated")
+    reason: Word = Field(description="Reason code, listed in the reference")
+    message: Line = Field(description="One line for people")
+    since: Instant = Field(description="When it became so")
+
+
+class DriftItem(Part):
+    """A pin that differs from the report."""
+
+    pin: Word = Field(description="Name of the pin")
+    desired: Scalar = Field(description="Value in the spec")
+    observed: Scalar | None = Field(description="Value in the report; null when it is not reported")
+    since: Instant = Field(description="When the reconciler first saw it")
+
+
+class ObservedHealth(Part):
+    """Health as the service said it."""
+
+    status: HealthStatus = Field(description="UP, DEGRADED or DOWN")
+    detail: Line = Field(default="", description="What the service adds")
+    since: Instant = Field(description="When it became so")
+
+
+class StatusSpec(Part):
+    """What was observed."""
+
+    observed_revision: CommitId = Field(description="Commit of main under which it was observed")
+    effective_status: EffectiveStatus = Field(description="The one word")
+    reason: Word = Field(description="Why that word")
+    message: Line = Field(default="", description="One line for people")
+    since: Instant = Field(description="When effectiveStatus became so")
+    enabled: bool | None = Field(default=None, description="What the agent says")
+    version: Line | None = Field(default=None, description="Version that the agent reports")
+    values: Annotated[Mapping[Word, Scalar], Field(max_length=64)] = Field(
+        default={}, description="Reported configuration"
+    )
+    fingerprints: Annotated[Mapping[Word, Line], Field(max_length=64)] = Field(
+        default={}, description="Keyed fingerprints of sensitive values"
+    )
+    health: ObservedHealth | None = Field(default=None, description="Health as the service said it")
+    drift: tuple[DriftItem, ...] = Field(default=(), max_length=64, description="Pins that differ")
+    conditions: tuple[Condition, ...] = Field(
+        default=(), max_length=64, description="All that deserves attention"
+    )
+    last_operation: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None,
+        description="Id of the last operation that may have changed a value, when this was observed",
+    )
+    key_created_at: Instant | None = Field(
+        default=None, description="When the present key was created, as far as the agent knows"
+    )
+
+
+class ServiceStatus(Document):
+    """`status/**/<name>.yaml` on audit: the last material observation of one service."""
+
+    kind: Literal["ServiceStatus"] = Field(description="Kind of the document")
+    spec: StatusSpec = Field(description="What was observed")
+
+
+class Journal(Part):
+    """Where an agent's journal stood."""
+
+    id: Annotated[str, Field(max_length=64)] = Field(description="Random id of the journal")
+    sequence: int = Field(ge=0, description="Number of its last entry")
+
+
+class ClaimSpec(Part):
+    """That this reconciler, and no other, sends the order."""
+
+    request: Name = Field(description="Request this belongs to")
+    request_digest: Digest = Field(description="SHA-256 of request.yaml")
+    op_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Id of the operation")
+    service: Name = Field(description="Service acted on")
+    service_digest: Digest = Field(description="SHA-256 of the service's agent, labels and pins")
+    action: Word = Field(description="What the agent is told to do")
+    requested_by: Name = Field(description="Who asked")
+    approved_by: tuple[Name, ...] = Field(description="Whose approvals counted")
+    evidence: Evidence = Field(description="Kind of evidence of the approval")
+    observed_revision: CommitId = Field(description="Commit of main that was judged")
+    reconciler: Name = Field(description="Principal that claims")
+    attempt: int = Field(ge=1, description="Fencing token: 1, then one more at each takeover")
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
+        description="Makes every claim a different commit"
+    )
+    journal: Journal | None = Field(default=None, description="The agent's journal as last reported")
+    claimed_at: Instant = Field(description="The reconciler's clock")
+
+
+class Claim(Document):
+    """`records/…/<service>/claim-<attempt>.yaml`: written before any order leaves."""
+
+    kind: Literal["Claim"] = Field(description="Kind of the document")
+    spec: ClaimSpec = Field(description="What was claimed")
+
+
+class ResultSpec(Part):
+    """What became of an operation. The agent's signed receipt lies beside as receipt.json."""
+
+    request: Name = Field(description="Request this belongs to")
+    op_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Id of the operation")
+    service: Name = Field(description="Service acted on")
+    action: Word = Field(description="What was done")
+    attempt: int = Field(ge=1, description="Attempt that the receipt answers")
+    outcome: ResultOutcome = Field(description="What became of it")
+    reason: Word = Field(description="Reason code")
+    message: Line = Field(default="", description="One line for people")
+    outputs: Annotated[Mapping[Word, Scalar], Field(max_length=64)] = Field(
+        default={}, description="Declared, typed outputs of the agent"
+    )
+    started_at: Instant | None = Field(default=None, description="The agent's clock")
+    finished_at: Instant | None = Field(default=None, description="The agent's clock")
+    recorded_at: Instant = Field(description="The reconciler's clock")
+    receipt_digest: Digest | None = Field(
+        default=None, description="SHA-256 of receipt.json; none when the agent could not be asked"
+    )
+
+
+class Result(Document):
+    """`records/…/<service>/result.yaml`: what became of an operation."""
+
+    kind: Literal["Result"] = Field(description="Kind of the document")
+    spec: ResultSpec = Field(description="What became of it")
+
+
+class RefusalSpec(Part):
+    """Why a request will never be executed."""
+
+    request: Name = Field(description="Request that was refused")
+    request_digest: Digest = Field(description="SHA-256 of request.yaml")
+    phase: Literal["Rejected", "Expired", "Cancelled"] = Field(description="Phase the request ends in")
+    reason: Word = Field(description="Reason code")
+    message: Text = Field(description="For people")
+    observed_revision: CommitId = Field(description="Commit of main that was judged")
+    recorded_at: Instant = Field(description="The reconciler's clock")
+
+
+class Refusal(Document):
+    """`records/…/<request>/refusal.yaml`: a request that ends without being executed, and why."""
+
+    kind: Literal["Refusal"] = Field(description="Kind of the document")
+    spec: RefusalSpec = Field(description="Why")
