@@ -32,7 +32,16 @@ from capsule_agent.report import build_report
 from capsule_agent.resume import Resumer
 from capsule_agent.rotation import Rotation, Rotator
 from capsule_agent.sensitive import Redactor
-from capsule_agent.values import WORD, DeclarationError, field_of, fields_of, outputs_of, params_of
+from capsule_agent.values import (
+    MAX_ITEMS,
+    WORD,
+    DeclarationError,
+    field_of,
+    fields_of,
+    is_plain,
+    outputs_of,
+    params_of,
+)
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -67,6 +76,8 @@ class Agent:
     ) -> None:
         if not _NAME.fullmatch(service):
             raise DeclarationError(f"service {service!r}: expected a name such as openai-chat")
+        if not is_plain(version) or not 0 < len(version) <= 100:
+            raise DeclarationError(f"version {version!r}: expected one line of 1 to 100 characters")
         if not observe and (journal is None or owners is None or key is None):
             raise DeclarationError("expected journal, owners and key, or observe=True")
         self.service = service
@@ -125,6 +136,8 @@ class Agent:
             raise DeclarationError(f"config {name!r}: expected a word of ASCII letters and digits")
         if name in self._items:
             raise DeclarationError(f"config {name!r} is declared twice")
+        if len(self._items) >= MAX_ITEMS:
+            raise DeclarationError(f"config {name!r}: expected at most {MAX_ITEMS} items")
         if sensitive and set is not None:
             raise DeclarationError(f"config {name!r}: a sensitive value cannot be set, it would be in git")
         value = dataclasses.replace(field_of(kind, where=f"config {name!r}"), approvals=approvals)
@@ -163,6 +176,8 @@ class Agent:
             raise DeclarationError(f"action {name!r}: expected a word of ASCII letters and digits")
         if name in self._actions and name != "runHealthCheck":
             raise DeclarationError(f"action {name!r} exists already")
+        if len(self._actions) >= MAX_ITEMS:
+            raise DeclarationError(f"action {name!r}: expected at most {MAX_ITEMS} actions")
 
         def declare(function: _Function) -> _Function:
             declared = fields_of(params, "parameter") if params is not None else {}
@@ -228,15 +243,23 @@ class Agent:
         """End this process's background work."""
         self._resumer.close()
 
-    def wsgi(self) -> wsgi.WsgiApp:
-        """A WSGI application, to be mounted at /capsule or at the root of a prefix."""
-        self.start()
-        return wsgi.wsgi_app(self._calls(), self.start)
+    def wsgi(self, app: wsgi.WsgiApp | None = None) -> wsgi.WsgiApp:
+        """A WSGI application: the agent in front of `app`, which gets 503 while disabled.
 
-    def asgi(self) -> asgi.AsgiApp:
-        """An ASGI application, to be mounted at /capsule or at the root of a prefix."""
+        Without `app` it is the agent alone, to be mounted at /capsule or at the root of a prefix.
+        """
         self.start()
-        return asgi.asgi_app(self._calls(), self.start)
+        agent = wsgi.wsgi_app(self._calls(), self.start)
+        return agent if app is None else wsgi.in_front(agent, self.guard_wsgi(app))
+
+    def asgi(self, app: asgi.AsgiApp | None = None) -> asgi.AsgiApp:
+        """An ASGI application: the agent in front of `app`, which gets 503 while disabled.
+
+        Without `app` it is the agent alone, to be mounted at /capsule or at the root of a prefix.
+        """
+        self.start()
+        agent = asgi.asgi_app(self._calls(), self.start)
+        return agent if app is None else asgi.in_front(agent, self.guard_asgi(app))
 
     def serve(
         self, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from capsule_agent.calls import Answer, Calls, check_head, disabled, is_call, problem
+from capsule_agent.calls import Answer, Calls, check_head, disabled, is_call, is_ours, problem
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,6 +49,16 @@ def guard(app: AsgiApp, why_disabled: Callable[[], str | None]) -> AsgiApp:
             await send({"type": "websocket.close", "code": 1013})
 
     return guarded
+
+
+def in_front(agent: AsgiApp, app: AsgiApp) -> AsgiApp:
+    """What lies below /capsule/v1/ to `agent`, everything else to `app`."""
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = agent if scope["type"] == "http" and is_ours(_path(scope)) else app
+        await chosen(scope, receive, send)
+
+    return both
 
 
 async def _answer(calls: Calls, scope: Scope, receive: Receive) -> Answer:

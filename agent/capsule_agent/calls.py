@@ -59,6 +59,11 @@ def is_call(path: str) -> bool:
     return path in _EXACT
 
 
+def is_ours(path: str) -> bool:
+    """Whether the path lies where only the contract's calls may be."""
+    return path.startswith("/capsule/v1/")
+
+
 def ok(body: str) -> Answer:
     """A signed answer."""
     return _answer(200, "application/json", body.encode())

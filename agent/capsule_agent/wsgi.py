@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from capsule_agent.calls import Answer, Calls, check_head, disabled, is_call, problem
+from capsule_agent.calls import Answer, Calls, check_head, disabled, is_call, is_ours, problem
 
 Environ = dict[str, Any]
 
@@ -44,6 +44,16 @@ def guard(app: WsgiApp, why_disabled: Callable[[], str | None]) -> WsgiApp:
         return _send(disabled(reason), start_response)
 
     return guarded
+
+
+def in_front(agent: WsgiApp, app: WsgiApp) -> WsgiApp:
+    """What lies below /capsule/v1/ to `agent`, everything else to `app`."""
+
+    def both(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        chosen = agent if is_ours(_path(environ)) else app
+        return chosen(environ, start_response)
+
+    return both
 
 
 def _answer(calls: Calls, environ: Environ) -> Answer:

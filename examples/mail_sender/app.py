@@ -12,7 +12,6 @@ import waitress
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from capsule_agent import Agent, Health
 
@@ -59,7 +58,7 @@ def make_agent(options: Options, settings: Settings, ses: AwsClients) -> Agent:
 
 
 def create_app(options: Options) -> Any:
-    """The WSGI application: Flask's, with the agent mounted beside it."""
+    """The WSGI application: Flask's, with the agent in front."""
     settings = Settings(options.folder / "settings.json", {"sender": "no-reply@example.com"})
     ses = AwsClients("ses", options.credentials, upstream=options.upstream, region=options.region)
     app = Flask(__name__)
@@ -76,8 +75,7 @@ def create_app(options: Options) -> Any:
 
     agent = make_agent(options, settings, ses)
     # The agent answers below /capsule; while the service is disabled everything else is answered 503.
-    mounted = DispatcherMiddleware(app.wsgi_app, {"/capsule": agent.wsgi()})
-    return agent.guard_wsgi(mounted)
+    return agent.wsgi(app.wsgi_app)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def make_agent(options: Options, settings: Settings, sqs: AwsClients) -> Agent:
 
 
 def create_app(options: Options) -> Any:
-    """The ASGI application: FastAPI's, with the agent mounted in it."""
+    """The ASGI application: FastAPI's, with the agent in front."""
     settings = Settings(options.folder / "settings.json", {"model": "order-event-2"})
     sqs = AwsClients("sqs", options.credentials, upstream=options.upstream, region=options.region)
     app = FastAPI(title=NAME, version=VERSION)
@@ -78,8 +78,7 @@ def create_app(options: Options) -> Any:
 
     # The agent answers below /capsule; while the service is disabled everything else is answered 503.
     agent = make_agent(options, settings, sqs)
-    app.mount("/capsule", agent.asgi())
-    return agent.guard_asgi(app)
+    return agent.asgi(app)
 
 
 if __name__ == "__main__":

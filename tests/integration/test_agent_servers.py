@@ -26,7 +26,6 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
 
 from capsule_agent import Agent, server
@@ -134,15 +133,13 @@ def uvicorn_on(app: object) -> Iterator[Connect]:
 def flask_app(agent: Agent) -> object:
     app = flask.Flask("adapter")
     app.add_url_rule("/work", "work", lambda: "done")
-    mounted = DispatcherMiddleware(app.wsgi_app, {"/capsule": agent.wsgi()})
-    return agent.guard_wsgi(mounted)
+    return agent.wsgi(app.wsgi_app)
 
 
 def fastapi_app(agent: Agent) -> object:
     app = FastAPI()
     app.add_api_route("/work", lambda: "done", response_class=PlainTextResponse)
-    app.mount("/capsule", agent.asgi())
-    return agent.guard_asgi(app)
+    return agent.asgi(app)
 
 
 def starlette_app(agent: Agent) -> object:
