@@ -21,6 +21,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## The main job, live: a key rotation requested, approved, executed once, proved; then the dashboard
+	@test -x /usr/sbin/sshd || .ci/debian-packages openssh-server || true # the demo says so where it is missing
 	@$(BIN)/capsule demo
 
 test: $(INSTALLED) $(TEST_PACKAGES) ## Run all tests

@@ -1,4 +1,4 @@
-"""Operations over SSH beside Ansible, pyinfra and plain asyncssh: python -m bench.ssh [--operations 100 1000].
+"""Operations over SSH beside Ansible, pyinfra and plain asyncssh: python -m bench.ssh.
 
 A hundred hosts behind real sshd on loopback; bench/README.md says what each row does and what is left out.
 Rules kept: every tool runs in every round, so a ratio compares neighbours on the same machine; of several
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import signal
 import statistics
 import subprocess
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] = ()) -> None:
                 for state in ("cold", "warm"):
                     console.print(_table(rounds, operations, state))
                     _print_targets(console, rounds, state)
+                _print_cpu(console, rounds, operations)
         finally:
             ansible.end_connections()
 
@@ -77,7 +79,14 @@ def _round(fleet: Fleet, ansible: ssh_rivals.Ansible, operations: int) -> dict[s
         "pyinfra": lambda: ssh_rivals.run_script("ssh_pyinfra", fleet, operations),
         "ansible": lambda: ansible.measure(operations),
     }
-    return {name: measure() for name, measure in tools.items()}
+    found: dict[str, Seconds] = {}
+    for name, measure in tools.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = measure()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found[name] = {**seconds, "cpu": cpu}
+    return found
 
 
 def _capsule(fleet: Fleet, operations: int) -> Seconds:
@@ -115,6 +124,15 @@ def _add_row(
     to_floor = statistics.median(one[tool][column] / one["floor"][state] for one in rounds)
     to_ansible = statistics.median(one["ansible"][state] / one[tool][column] for one in rounds)
     table.add_row(title, duration(wall), duration(wall / operations), f"{to_floor:.2f}", f"{to_ansible:.1f}")
+
+
+def _print_cpu(console: Console, rounds: Sequence[Mapping[str, Seconds]], operations: int) -> None:
+    """What a tool costs the machine it runs on, however loaded that is and whatever its hosts do."""
+    parts = []
+    for tool in _NAMES:
+        each = statistics.median(one[tool]["cpu"] for one in rounds) / (2 * operations)
+        parts.append(f"{tool} {duration(each)}")
+    console.print(f"  CPU of the tool itself for one operation, start, cold and warm: {', '.join(parts)}\n")
 
 
 def _print_targets(console: Console, rounds: Sequence[Mapping[str, Seconds]], state: str) -> None:

@@ -1,4 +1,4 @@
-"""Hosts every n-th agent of the fleet, until standard input ends: python -m bench.ssh_agents FLEET FIRST STEP.
+"""Hosts each n-th agent of the fleet until standard input ends: python -m bench.ssh_agents FLEET FIRST N.
 
 Rules kept: real agents, each on its own Unix socket with a journal of its own that is synced to disk. Called
 by bench.ssh_fleet.

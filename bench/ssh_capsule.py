@@ -1,9 +1,9 @@
 """Capsule's side of the SSH bench: python -m bench.ssh_capsule FLEET OPERATIONS; prints seconds as JSON.
 
 An operation is what a reconciler does once a claim is recorded: the order is made and signed, carried over
-SSH to the agent, which checks owners, reconciler and request, steps its journal on disk from Received to Done and
-signs the receipt; that receipt's signature and content are verified here. What people sign is signed before.
-Called by bench.ssh.
+SSH to the agent, which checks owners and reconciler, steps its journal on disk from Received to Done and
+signs the receipt; that receipt's signature and content are verified here. What people sign is signed
+before. Called by bench.ssh.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Orders:
         self._address = AgentAddress(endpoint=endpoint, key=self._agent_key.text, host_key=host.host_key)
         self._signer = key("reconciler-1")
         self._signers = signers
-        self._asks = [_ask(host.service) for _ in range(count)]
+        self._asks = [_ask(host.service, signers) for _ in range(count)]
         self._evidence: list[Evidence] = [ask.evidence() for ask in self._asks]
 
     def run(self, transport: SshTransport) -> None:
@@ -60,7 +60,7 @@ class Orders:
                 raise SystemExit(f"{order.service}: {receipt.outcome} {receipt.reason}: {receipt.message}")
 
 
-def _ask(service: str) -> Ask:
+def _ask(service: str, signers: SignersList) -> Ask:
     now = datetime.now(UTC)
     return Ask(
         action="runHealthCheck",
@@ -68,6 +68,7 @@ def _ask(service: str) -> Ask:
         request=f"20261123-check-{secrets.token_hex(6)}",
         service=service,
         approvers=(),
+        signers=signers,
         expires=now + timedelta(days=1),
         not_after=now + timedelta(minutes=10),
     )

@@ -2,7 +2,7 @@
 
 Rules kept: every host has an address and port, a forced command, a Unix socket, an agent with its own key and
 its own journal on disk; what is started here is ended here. A few sshd processes stand for the hundred of a
-fleet, so MaxStartups, which counts per sshd, is raised to what the hundred would take together. Called by
+fleet, so MaxStartups, which counts per sshd, is raised until it drops nobody. Called by
 bench.ssh; the children that measure read the fleet from its file.
 """
 
@@ -21,9 +21,9 @@ from tests.agent_fixtures import key, write_key, write_owners
 from tests.sshd import USER, Sshd
 
 _HOSTS_PER_SSHD = 16  # sshd takes no more ListenAddress lines
-_AGENT_PROCESSES = 2
+_AGENT_PROCESSES = 4
 SSHD_SETTINGS = (
-    # One key exchange for all tools, under both of its names; OpenSSH's own choice would cost Ansible alone more.
+    # One key exchange for all, under both its names; OpenSSH's own choice would cost Ansible alone more.
     "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org",
     "MaxStartups 500",
     "MaxSessions 10",

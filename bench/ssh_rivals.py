@@ -1,8 +1,8 @@
 """The tools beside which Capsule is measured over SSH, in a virtual environment of their own: `.venv-bench`.
 
 Rules kept: that environment is made when it is missing, as pyinfra needs a paramiko that Capsule does not
-take; every tool logs in with the same key and checks the same host keys; an Ansible connection that is kept is
-ended by us. Called by bench.ssh.
+take; every tool logs in with the same key and checks the same host keys; connections that Ansible keeps are
+ended here. Called by bench.ssh.
 """
 
 from __future__ import annotations
@@ -100,10 +100,11 @@ class Ansible:
             for time_ in range(each)
             for host in self._fleet.hosts
         ]
+        checked = f"-o UserKnownHostsFile={self._fleet.known_hosts} -o IdentitiesOnly=yes"
         common = (
             f"ansible_user={self._fleet.user}",
             f"ansible_ssh_private_key_file={self._fleet.key}",
-            f"ansible_ssh_common_args='-o UserKnownHostsFile={self._fleet.known_hosts} -o IdentitiesOnly=yes'",
+            f"ansible_ssh_common_args='{checked}'",
         )
         file.write_text("\n".join((*lines, "[all:vars]", *common, "")))
         return file

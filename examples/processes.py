@@ -101,16 +101,28 @@ def start_on_free_port(
     attempts = 1 if port else _PORT_ATTEMPTS
     for attempt in range(1, attempts + 1):
         chosen = port or free_port()
-        process = _spawn(command(chosen), log, environment or {})
         try:
-            _wait_until(process, partial(ready, chosen))
-        except BaseException as error:
-            process.stop()
-            if attempt == attempts or not isinstance(error, DidNotStart):
+            return start(command(chosen), log, partial(ready, chosen), environment), chosen
+        except DidNotStart:
+            if attempt == attempts:
                 raise
-        else:
-            return process, chosen
     raise AssertionError("unreachable")
+
+
+def start(
+    command: Sequence[str],
+    log: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+) -> RunningProcess:
+    """Start `command` and wait until `ready()`. Raises DidNotStart."""
+    process = _spawn(command, log, environment or {})
+    try:
+        _wait_until(process, ready)
+    except BaseException:
+        process.stop()
+        raise
+    return process
 
 
 def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> RunningProcess:

@@ -17,7 +17,7 @@ from .files import replace_file
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of an example service."""
+    """The command line of an example service. `socket` says where it listens instead of `port`."""
 
     port: int
     upstream: str
@@ -27,6 +27,7 @@ class Options:
     journal: Path
     owners: Path
     key: Path
+    socket: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -34,10 +35,18 @@ class Options:
         return self.journal.parent
 
 
-def read_options(description: str) -> Options:
-    """The options of this process, from its command line; ends the process with a usage text if wrong."""
+def read_options(description: str, *, or_socket: bool = False) -> Options:
+    """The options of this process, from its command line; ends the process with a usage text if wrong.
+
+    `or_socket` lets it be told a Unix socket for its agent instead of a port.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--port", type=int, required=True, help="loopback port to listen on")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--port", type=int, default=0, help="loopback port to listen on")
+    if or_socket:
+        where.add_argument(
+            "--socket", type=Path, help="Unix socket of the agent instead: for a host where only SSH is open"
+        )
     parser.add_argument(
         "--upstream", required=True, help="address of AWS, such as https://sqs.eu-central-1.amazonaws.com"
     )

@@ -14,11 +14,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Drop = Literal["no", "before", "after"]
 
@@ -200,16 +200,30 @@ class _Backend(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.append(request)
+        super().process_request(request, client_address)
+
+    def hang_up(self) -> None:
+        """Close what is open, as a machine does that goes away: kept connections too."""
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is what some tests are about."""
 
 
 @contextmanager
-def http_git(root: Path) -> Iterator[HttpGit]:
-    """Serve the repositories in a folder over HTTP."""
+def http_git(root: Path, port: int = 0) -> Iterator[HttpGit]:
+    """Serve the repositories in a folder over HTTP, on `port` (as before a restart) or on a free one."""
     state = HttpGit(root)
     handler = type("Handler", (_Backend,), {"git": state})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", port), handler)
     state.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -218,6 +232,7 @@ def http_git(root: Path) -> Iterator[HttpGit]:
     finally:
         server.shutdown()
         server.server_close()
+        server.hang_up()
         thread.join()
 
 

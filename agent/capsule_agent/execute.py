@@ -163,9 +163,14 @@ class Executor:
             self.settle_held()
             self._check_in_time(order)
             subject = None if order.request else DESIRED_STATE[order.action]
-            operation = self.journal.admit(order, subject, self.clock(), then=("Prepared", "Effect"))
+            # What may run again is run again wherever it stopped: its first steps can share one sync to disk.
+            steps = ("Prepared", "Effect")
+            at_once = steps if action.idempotent else ()
+            operation = self.journal.admit(order, subject, self.clock(), then=at_once)
             if operation.receipt is not None:
                 return operation.receipt
+            for step in steps[len(at_once) :]:
+                self.journal.advance(order.op_id, step, self.clock())
             return self._end(operation, self._run(action, order, params))
 
     def _refuse_other(self, order: Order) -> None:
@@ -260,14 +265,17 @@ class Executor:
         return self._answer(order, ending, known.started_at if known else None)
 
     def _refusal(self, call: Order | Query, refusal: Refusal | Refused) -> str:
-        return self._answer(call, Ending("refused", refusal.reason, str(refusal)))
+        return self._answer(call, self._refused(refusal))
+
+    def _refused(self, refusal: Refusal | Refused) -> Ending:
+        return Ending("refused", refusal.reason, self.redactor.line(str(refusal)))
 
     def _refuse_for_good(self, order: Order, refusal: Refusal | Refused) -> str:
         """A refused request is spent: who records the refusal may rely on it, whatever is replayed later.
         Desired-state orders are told again with a higher generation instead."""
 
         def sign(mark: JournalMark) -> str:
-            return self._sign(order, Ending("refused", refusal.reason, str(refusal)), mark, None, None)
+            return self._sign(order, self._refused(refusal), mark, None, None)
 
         stored = self.journal.refuse(order, sign, self.clock()) if order.request else None
         return stored or self._refusal(order, refusal)

@@ -26,6 +26,7 @@ from capsule_agent.journal_connections import Connections
 from capsule_agent.journal_tables import TABLES, VERSION
 from capsule_agent.protocol.messages import JournalMark, Order, SignersList, decode, encode, instant_text
 
+_WAIT_SECONDS = 20.0
 RUNNING = ("Received", "Prepared", "Effect")
 
 
@@ -76,7 +77,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], service: str) -> None:
         self.path = Path(path)
         self.service = service
-        self._connections = Connections(self.path)
+        self._connections = Connections(self.path, self._connect)
         self._prepare()
         with self._read() as db:
             self.id = _fact(db, "id") or ""
@@ -109,6 +110,14 @@ class Journal:
         found = _fact(db, "service")
         if found != self.service:
             raise JournalError(f"journal {self.path} belongs to service {found!r}, not {self.service!r}")
+
+    def _connect(self) -> sqlite3.Connection:
+        where = self.path.absolute().as_uri() + "?mode=rw"
+        db = sqlite3.connect(
+            where, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        db.execute("PRAGMA synchronous = EXTRA")
+        return db
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:

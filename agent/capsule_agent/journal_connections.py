@@ -11,19 +11,19 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_WAIT_SECONDS = 20.0
 _MOST_IDLE = 2
 
 
 class Connections:
-    """Connections to the SQLite file at `path`, each commit of which is synced to disk."""
+    """Connections to the SQLite file at `path`; `connect` opens one more, for use by any thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = path
+        self._connect = connect
         self._idle: list[tuple[object, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._idle)
@@ -51,7 +51,7 @@ class Connections:
                 if known == identity:
                     return identity, db
                 db.close()
-        return identity, self._open()
+        return identity, self._connect()
 
     def _identity(self) -> object:
         """Which file the path leads to now, as seen by which process."""
@@ -60,14 +60,6 @@ class Connections:
         except OSError:
             return None, os.getpid()
         return found.st_dev, found.st_ino, os.getpid()
-
-    def _open(self) -> sqlite3.Connection:
-        where = self._path.absolute().as_uri() + "?mode=rw"
-        db = sqlite3.connect(
-            where, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        db.execute("PRAGMA synchronous = EXTRA")
-        return db
 
 
 def _close_all(idle: list[tuple[object, sqlite3.Connection]]) -> None:

@@ -1,10 +1,10 @@
 """The far end of an SSH connection at its fastest: bytes from sshd to the agent's Unix socket, and back.
 
-Rules kept: not one byte is looked at, for the agent's own server reads and writes the frames; where it does not
-(another HTTP server, an older agent, no agent at all) nothing has been read or written yet, and stdio relays
-call by call instead. sshd starts this for every new connection, so it imports nothing that a bare interpreter
-has not loaded: `_socket` and `_thread` are built in, `socket` and `threading` would double the time to start.
-Called by cli and stdio.
+Rules kept: not one byte is looked at, for the agent's own server reads and writes the frames; where it does
+not (another HTTP server, an older agent, no agent at all) nothing has been read or written yet, and stdio
+relays call by call instead. sshd starts this for every new connection, so it imports nothing that a bare
+interpreter has not loaded: `_socket` and `_thread` are built in, `socket` and `threading` would double the
+time to start. Called by cli and stdio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The report: the state of a service as its agent sees it, made anew for every call.
 
 Rules kept: one item that cannot be read hides no other; sensitive items appear as fingerprints alone; plain
-values that are not printable or hold something sensitive appear as fingerprints too. Called by calls.
+values that are not one printable line, too long, or hold something sensitive appear as fingerprints too.
+Called by calls.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime
 from capsule_agent.declare import Action, ConfigItem, HealthProbe
 from capsule_agent.journal import Journal
 from capsule_agent.protocol.messages import HealthReport, Report, instant_text
+from capsule_agent.protocol.strict_json import MAX_INTEGER
 from capsule_agent.sensitive import Redactor
 from capsule_agent.values import Scalar
 
@@ -65,9 +67,9 @@ def build_report(
 def _read(item: ConfigItem, redactor: Redactor) -> Scalar | None:
     try:
         value = item.read()
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            return str(value)
+        return value if value is None or isinstance(value, str | int | bool) else str(value)
     except Exception:
         redactor.log_exception(f"config item {item.name} could not be read")
         return None
-    if value is None or isinstance(value, str | int | bool):
-        return value
-    return str(value)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from capsule_agent.values import BadValue, Fields, Scalar
+from capsule_agent.values import MAX_TEXT, BadValue, Fields, Scalar, is_plain, plain_line
 
 log = logging.getLogger("capsule_agent")
 MAX_LINE = 500
@@ -46,7 +46,8 @@ class Redactor:
 
     def fingerprint(self, value: str) -> str:
         """The keyed fingerprint of `value`: equal for equal values of one journal, telling nothing else."""
-        return "hmac-sha256:" + hmac.new(self._secret, value.encode(), hashlib.sha256).hexdigest()[:32]
+        data = value.encode("utf-8", "surrogatepass")
+        return "hmac-sha256:" + hmac.new(self._secret, data, hashlib.sha256).hexdigest()[:32]
 
     def values(self) -> list[str]:
         """All sensitive values known, the longest first."""
@@ -73,15 +74,16 @@ class Redactor:
 
     def line(self, text: str) -> str:
         """One line for people: redacted, control characters replaced, bounded."""
-        clean = "".join(char if char.isprintable() else " " for char in self.redact(text))
+        clean = plain_line(self.redact(text))
         return clean if len(clean) <= MAX_LINE else clean[: MAX_LINE - 1] + "…"
 
     def leaving(self, value: Scalar) -> Scalar:
-        """`value` as it may leave: text that is not printable or holds something sensitive becomes a
-        fingerprint of the whole."""
-        if isinstance(value, str) and (not value.isprintable() or self.holds_sensitive(value)):
-            return self.fingerprint(value)
-        return value
+        """`value` as it may leave: text that is too long, is not one printable line, or holds something
+        sensitive becomes a fingerprint of the whole."""
+        if not isinstance(value, str):
+            return value
+        fits = len(value) <= MAX_TEXT and is_plain(value)
+        return value if fits and not self.holds_sensitive(value) else self.fingerprint(value)
 
     def outputs(self, fields: Fields, found: Mapping[str, Any]) -> tuple[dict[str, Scalar], list[str]]:
         """The outputs that may leave, and why others were dropped."""

@@ -14,8 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
+from capsule_agent.protocol.strict_json import MAX_INTEGER
+
 Scalar = str | int | bool
 MAX_TEXT = 2000
+MAX_ITEMS = 64
+"""A caller believes at most so many config items, and as many actions, of one agent."""
+INVISIBLE = frozenset("\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters to Unicode, nothing to the eye: refused by callers as control characters are."""
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
 _TYPES: Mapping[type, str] = {str: "string", int: "integer", bool: "boolean"}
 
@@ -26,6 +32,16 @@ class DeclarationError(ValueError):
 
 class BadValue(ValueError):
     """A value that does not fit its declaration; the text says what was expected, never the value."""
+
+
+def is_plain(text: str) -> bool:
+    """Whether `text` is one line without a character that a terminal obeys or a reader cannot see."""
+    return text.isprintable() and INVISIBLE.isdisjoint(text)
+
+
+def plain_line(text: str) -> str:
+    """`text` as one line, each other character as a space."""
+    return "".join(char if is_plain(char) else " " for char in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,13 @@ class Field:
     required: bool = True
     approvals: int = 0
 
+    def __post_init__(self) -> None:
+        texts = [self.pattern, *(str(choice) for choice in (*self.choices, self.default) if choice)]
+        if not all(is_plain(text) and len(text) <= MAX_TEXT for text in texts):
+            raise DeclarationError(
+                f"pattern, choices and default: expected one line of at most {MAX_TEXT} characters each"
+            )
+
     @property
     def needed(self) -> bool:
         """Whether the value must be given."""
@@ -59,7 +82,7 @@ class Field:
         if self.kind is str and not self.choices:
             found["maxLength"] = self.max_length
         optional = {
-            "description": self.description,
+            "description": plain_line(" ".join(self.description.split()))[:MAX_TEXT],
             "enum": list(self.choices),
             "pattern": f"^(?:{self.pattern})$" if self.pattern else "",
             "minimum": self.minimum,
@@ -78,6 +101,8 @@ class Field:
         if isinstance(value, str):
             return self._check_text(value)
         assert isinstance(value, int)
+        if abs(value) > MAX_INTEGER:
+            raise BadValue("expected a number within 53 bits")
         if self.minimum is not None and value < self.minimum:
             raise BadValue(f"expected at least {self.minimum}")
         if self.maximum is not None and value > self.maximum:

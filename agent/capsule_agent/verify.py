@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from capsule_agent.protocol import sshsig, strict_json
@@ -72,13 +73,20 @@ def trusted_signers(
     text = carried or stored
     if text is None:
         raise Untrusted("SignersMissing", "no list of signers was ever sent; send it with the order")
-    _check_owner_signed(text, tuple(owners))
-    signers = _read_signers(text)
+    signers = _owner_signed(text, tuple(owners))
     _check_signers_repository(signers, repository)
     _check_serial(signers, text, stored, stored_serial)
     _check_keys_distinct(signers)
     _check_roles_apart(signers)
     return Trusted(signers, text)
+
+
+@lru_cache(maxsize=8)
+def _owner_signed(text: SignersList, owners: tuple[PublicKey, ...]) -> Signers:
+    """The list that `text` holds. The same list comes with every order: what held of these very bytes and
+    these very owners holds again. Failures are not remembered."""
+    _check_owner_signed(text, owners)
+    return _read_signers(text)
 
 
 def _check_owner_signed(text: SignersList, owners: tuple[PublicKey, ...]) -> None:

@@ -49,6 +49,7 @@ SECTIONS: dict[str, dict[str, Verb]] = {
     },
     "Run": {
         "init": Verb("setup", "Create a state repository"),
+        "clone": Verb("setup", "Get a state repository from a server"),
         "reconcile": Verb("run", "Execute what is approved and record the outcome"),
         "dashboard": Verb("run", "Serve the dashboard, read only"),
         "up": Verb("run", "Reconciler and dashboard in one process: all a small team runs"),
@@ -66,6 +67,7 @@ class Globals:
     directory: Path
     root: str | None
     debug: bool
+    token_file: Path | None = None
 
 
 class VerbGroup(click.Group):
@@ -155,16 +157,24 @@ def _report(ctx: click.Context, error: Exception) -> NoReturn:
     metavar="ID",
     help="Id of the repository's first commit, as an owner told you (CAPSULE_ROOT; git config capsule.root).",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="CAPSULE_TOKEN_FILE",
+    metavar="FILE",
+    help="File with the token for the repository's https:// remote (CAPSULE_TOKEN_FILE; "
+    "git config capsule.remote.tokenFile; else git's credential helpers).",
+)
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.version_option(package_name="capsule-ops", prog_name="capsule", message="%(prog)s %(version)s")
 @click.pass_context
-def app(ctx: click.Context, directory: Path, root: str | None, debug: bool) -> None:
+def app(ctx: click.Context, directory: Path, root: str | None, token_file: Path | None, debug: bool) -> None:
     """Operate integration services from a git repository.
 
     An operator asks for an action in a signed file, a reviewer's signature is the confirmation, the
     reconciler executes it once and commits the outcome. Anyone can prove it from a clone.
     """
-    ctx.obj = Globals(directory, root, debug)
+    ctx.obj = Globals(directory, root, debug, token_file)
     if ctx.invoked_subcommand is None:
         from capsule.cli.guide import show_guide
 

@@ -48,8 +48,8 @@ def audit() -> None:
 def audit_verify(ctx: click.Context, root: str | None, as_json: bool) -> None:
     """Prove every step, signature, approval, receipt and record, from this clone alone.
 
-    Exit code 1 when anything does not hold, naming the commit. Without a root of your own knowledge the
-    verdict is "consistent, origin unproved".
+    Exit code 1 when anything does not hold, naming the commit; also without a root of your own knowledge:
+    then the verdict is at best "consistent, origin unproved".
     """
     from dataclasses import replace
 
@@ -72,7 +72,7 @@ def audit_verify(ctx: click.Context, root: str | None, as_json: bool) -> None:
         screen.line(in_words(verdict), style=style)
         if not verdict.origin_proved:
             screen.line("Give the root that an owner told you: capsule audit verify --root ID")
-    if not verdict.holds:
+    if not (verdict.holds and verdict.origin_proved):
         ctx.exit(FINDINGS)
 
 

@@ -18,9 +18,11 @@ from capsule.cli.shared import (
     opened,
     pair,
 )
+from capsule.cli.ssh_options import ssh_access, ssh_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from capsule.plan import Plan
     from capsule.view.model import OperationRow, RequestRow, ServiceRow, Snapshot, TrailRow
@@ -126,9 +128,17 @@ def show(options: Globals, name: str, as_json: bool) -> None:
 
 @click.command()
 @click.option("--offline", is_flag=True, help="Ask no agent; what is approved then shows as held.")
+@ssh_options
 @json_option
 @click.pass_obj
-def plan(options: Globals, offline: bool, as_json: bool) -> None:
+def plan(
+    options: Globals,
+    offline: bool,
+    ssh_keys: tuple[Path, ...],
+    ssh_config: Path | None,
+    known_hosts: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """What the next pass would do with each request, and why. Changes nothing.
 
     Agents that an approved request waits for are asked for a report, as the reconciler would.
@@ -139,7 +149,8 @@ def plan(options: Globals, offline: bool, as_json: bool) -> None:
     from capsule.view.model import as_json as value_of
 
     with opened(options) as repository:
-        transport = None if offline else make_transport()
+        access = ssh_access(ssh_keys, ssh_config, known_hosts)
+        transport = None if offline else make_transport(ssh=access)
         try:
             found = next_pass(repository, transport, SystemClock())
         finally:
@@ -190,9 +201,7 @@ def log(
 
 
 def _service_cells(row: ServiceRow, at: datetime) -> tuple[object, ...]:
-    attention = [
-        item.type if item.type == item.reason else f"{item.type}: {item.reason}" for item in row.conditions
-    ]
+    attention = [f"{item.type}: {item.message or item.reason}" for item in row.conditions]
     return (
         row.name,
         row.status,

@@ -18,12 +18,13 @@ import click
 from capsule.cli.app import Globals
 from capsule.cli.screen import Screen, clean
 from capsule.cli.shared import opened
+from capsule.cli.ssh_options import ssh_access, ssh_options
 from capsule.commands.errors import FINDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capsule.commands.demo import Story
+    from capsule.commands.demo import SshServer, Story
     from capsule.commands.repository import Repository
     from capsule.web.server import Dashboard
 
@@ -75,6 +76,7 @@ _log = click.option("--log-format", type=click.Choice(["text", "json"]), default
 @_key
 @_name
 @_ca
+@ssh_options
 @_log
 @click.pass_obj
 def reconcile(
@@ -83,6 +85,9 @@ def reconcile(
     key: Path | None,
     name: str | None,
     cas: tuple[tuple[str, Path], ...],
+    ssh_keys: tuple[Path, ...],
+    ssh_config: Path | None,
+    known_hosts: tuple[Path, ...],
     log_format: str,
 ) -> None:
     """Execute what is approved, once, and record the outcome on `audit`.
@@ -94,9 +99,10 @@ def reconcile(
     from capsule.daemon import stop_on_signals
 
     _logging(log_format)
+    access = ssh_access(ssh_keys, ssh_config, known_hosts)
     with (
         opened(options) as repository,
-        ready(repository, key=key, name=name, ca_files=dict(cas)) as reconciler,
+        ready(repository, key=key, name=name, ca_files=dict(cas), ssh=access) as reconciler,
     ):
         if once:
             report = run_once(reconciler)
@@ -132,6 +138,7 @@ def dashboard(options: Globals, bind: tuple[str, int], log_format: str) -> None:
 @_key
 @_name
 @_ca
+@ssh_options
 @_log
 @click.pass_obj
 def up(
@@ -140,6 +147,9 @@ def up(
     key: Path | None,
     name: str | None,
     cas: tuple[tuple[str, Path], ...],
+    ssh_keys: tuple[Path, ...],
+    ssh_config: Path | None,
+    known_hosts: tuple[Path, ...],
     log_format: str,
 ) -> None:
     """Reconciler and dashboard in one process: all a small team runs. Stop it with Ctrl-C."""
@@ -148,9 +158,10 @@ def up(
 
     _logging(log_format)
     stop = threading.Event()
+    access = ssh_access(ssh_keys, ssh_config, known_hosts)
     with (
         opened(options) as repository,
-        ready(repository, key=key, name=name, ca_files=dict(cas)) as reconciler,
+        ready(repository, key=key, name=name, ca_files=dict(cas), ssh=access) as reconciler,
         serving(repository, bind),
         stop_on_signals(stop),
     ):
@@ -164,12 +175,18 @@ def up(
     help="Keep everything in D (the state repository is D/state) instead of a temporary folder.",
 )  # fmt: skip
 @_bind
+@click.option(
+    "--ssh-server", type=click.Choice(["auto", "openssh", "built-in"]), default="auto", show_default=True,
+    help="What the third service is behind: OpenSSH's sshd, a small server in Python, or what works here.",
+)  # fmt: skip
 @click.pass_context
-def demo(ctx: click.Context, once: bool, directory: Path | None, bind: tuple[str, int]) -> None:
+def demo(
+    ctx: click.Context, once: bool, directory: Path | None, bind: tuple[str, int], ssh_server: SshServer
+) -> None:
     """See a key rotation from request to proof, on this machine.
 
-    Three real services in front of an AWS that runs here, a fresh state repository, alice who asks and bob
-    who approves. Every step is checked against the upstream itself.
+    Three real services in front of an AWS that runs here, one of them reached over SSH alone, a fresh state
+    repository, alice who asks and bob who approves. Every step is checked against the upstream itself.
     """
     from capsule.cli.narration import Narration
     from capsule.commands.demo import play
@@ -177,7 +194,7 @@ def demo(ctx: click.Context, once: bool, directory: Path | None, bind: tuple[str
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything, as Ctrl-C does
     if ctx.get_parameter_source("bind") is click.core.ParameterSource.DEFAULT:
         bind = (bind[0], 0) if once else bind
-    story: Story = play(directory, Narration(), bind=bind, stay=not once)
+    story: Story = play(directory, Narration(), bind=bind, stay=not once, ssh_server=ssh_server)
     if not story.held:
         ctx.exit(FINDINGS)
 
@@ -191,7 +208,12 @@ def serving(repository: Repository, bind: tuple[str, int]) -> Iterator[Dashboard
 
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 (a clock is a value here)
     board = serve_dashboard(
-        create_app(lambda: open_store(repository.directory), repository.root, clock), *bind
+        create_app(
+            lambda: open_store(repository.directory, settings=repository.remote_settings),
+            repository.root,
+            clock,
+        ),
+        *bind,
     )
     try:
         Screen().line(f"Dashboard: {board.address}", bold=True)

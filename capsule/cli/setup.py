@@ -1,4 +1,4 @@
-"""The verbs that set up: init, doctor, completion."""
+"""The verbs that set up: init, clone, doctor, completion."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from capsule.cli.app import Globals
 from capsule.cli.screen import Screen
 from capsule.cli.shared import json_option, now
+from capsule.cli.ssh_options import host_options, ssh_access
 from capsule.commands.errors import FINDINGS
 
 
@@ -52,9 +53,47 @@ def init(directory: Path, bare: bool, principal: str | None, email: str | None, 
 
 
 @click.command()
+@click.argument("url", metavar="URL")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--root", metavar="ID", help="Id of the first commit, as an owner told you; pinned in the clone."
+)
+@click.option(
+    "--shallow",
+    is_flag=True,
+    help="Without the history of audit: for dashboards and CI. Nothing of the past can be proved there.",
+)
+@click.option("--bare", is_flag=True, help="Without files to edit.")
+@click.pass_obj
+def clone(options: Globals, url: str, directory: Path, root: str | None, shallow: bool, bare: bool) -> None:
+    """Get the state repository at URL (ssh, https, a path) into DIR, which must be empty or not exist.
+
+    The address is remembered as `origin`, the root as `git config capsule.root`, the file of a token by its
+    name; a token itself never. Stock `git clone` is as good: then pin the root yourself.
+    """
+    from capsule.commands.clone import clone as get
+
+    made = get(url, directory, options.token_file, root=root or options.root, shallow=shallow, bare=bare)
+    screen = Screen()
+    screen.line(f"State repository {made.directory}", bold=True)
+    screen.facts(
+        [("remote", made.remote), ("root", made.root if made.pinned else f"{made.root}, not pinned")]
+    )
+    if not made.pinned:
+        screen.line()
+        screen.line("Nobody vouched for the root. If an owner told you the same id:")
+        screen.line(f"  git -C {made.directory} config capsule.root {made.root}")
+    if shallow:
+        screen.line()
+        screen.line("The history of audit was left out. To prove it, get it:")
+        screen.line(f"  git -C {made.directory} fetch --unshallow")
+
+
+@click.command()
+@host_options
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, ssh_config: Path | None, known_hosts: tuple[Path, ...], as_json: bool) -> None:
     """What is missing or unsafe in this set-up, and the command that mends it.
 
     Exit code 1 when there is something to mend.
@@ -63,7 +102,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     from capsule.view.model import as_json as value_of
 
     options: Globals = ctx.obj
-    found = examine(options.directory, options.root, now())
+    access = ssh_access((), ssh_config, known_hosts)
+    found = examine(options.directory, options.root, now(), ssh=access, token_file=options.token_file)
     screen = Screen()
     if as_json:
         screen.json([value_of(item) for item in found])
@@ -98,4 +138,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(kind(ctx.find_root().command, {}, "capsule", "_CAPSULE_COMPLETE").source())
 
 
-COMMANDS = {"init": init, "doctor": doctor, "completion": completion}
+COMMANDS = {"init": init, "clone": clone, "doctor": doctor, "completion": completion}

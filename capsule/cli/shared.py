@@ -50,7 +50,7 @@ def opened(options: Globals) -> Iterator[Repository]:
     """The state repository that `-C` and `--root` name."""
     from capsule.commands.repository import open_repository
 
-    repository = open_repository(options.directory, options.root)
+    repository = open_repository(options.directory, options.root, token_file=options.token_file)
     try:
         yield repository
     finally:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
+from capsule.commands.errors import CommandError, WrongUsage
 from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.commands.repository import incomplete_clone
 from capsule.documents import paths
 from capsule.documents.check import check_change, check_tree
 from capsule.documents.problems import Problem
@@ -179,9 +180,7 @@ def _files_at(location: Location, commit: str) -> dict[str, bytes]:
     except BadObject as error:
         raise CommandError(error.reason, f"commit {commit} cannot be read: {error}") from None
     except MissingObject as error:
-        raise SetUpProblem(
-            "IncompleteClone", f"an object is missing: {error}", "git fetch --unshallow"
-        ) from None
+        raise incomplete_clone(_where(location), error) from None
     finally:
         store.close()
 

@@ -23,6 +23,7 @@ from capsule.commands.reads import look
 from capsule.commands.reconcile import machine_of, read_key
 from capsule.commands.repository import Repository, first_commit, open_repository
 from capsule.commands.signing import find_signer, identify
+from capsule.commands.ssh_access import SshAccess, doubtful_hosts
 from capsule.documents.paths import MAIN
 from capsule.store.api import StoreError
 from capsule.trust.policy import allowed_signers
@@ -47,22 +48,33 @@ class Diagnosis:
 class _Patient:
     repository: Repository
     now: datetime
+    ssh: SshAccess
 
     @property
     def directory(self) -> Path:
         return self.repository.directory
 
 
-def examine(directory: Path, root: str | None, now: datetime) -> tuple[Diagnosis, ...]:
-    """Everything that can be examined from `directory`, in the order in which a person would mend it."""
+def examine(
+    directory: Path,
+    root: str | None,
+    now: datetime,
+    *,
+    ssh: SshAccess | None = None,
+    token_file: Path | None = None,
+) -> tuple[Diagnosis, ...]:
+    """Everything that can be examined from `directory`, in the order in which a person would mend it.
+
+    `ssh` is how the reconciler would reach agents behind sshd; no host is connected to.
+    """
     found = list(_git_itself(directory))
     try:
-        repository = open_repository(directory, root)
+        repository = open_repository(directory, root, token_file=token_file)
     except (CommandError, StoreError) as error:
         found.append(_broken(error))
         return tuple(found)
     try:
-        patient = _Patient(repository, now)
+        patient = _Patient(repository, now, ssh or SshAccess())
         found += chain.from_iterable(_safely(each, patient) for each in _EXAMINATIONS)
     finally:
         repository.close()
@@ -278,6 +290,12 @@ def _services(patient: _Patient) -> Iterator[Diagnosis]:
             )
 
 
+def _ssh_hosts(patient: _Patient) -> Iterator[Diagnosis]:
+    agents = {name: item.document.spec.agent for name, item in patient.repository.state.services.items()}
+    for doubt in doubtful_hosts(patient.ssh, agents):
+        yield Diagnosis("mend", doubt.reason, doubt.message, doubt.remedy)
+
+
 def _rules(patient: _Patient) -> Iterator[Diagnosis]:
     for number, rule in enumerate(patient.repository.state.policy.document.spec.rules, 1):
         if rule.match.action and rule.approvals and rule.evidence != "signature":
@@ -300,5 +318,6 @@ _EXAMINATIONS: tuple[Callable[[_Patient], Iterator[Diagnosis]], ...] = (
     _heartbeats,
     _clock,
     _services,
+    _ssh_hosts,
     _rules,
 )

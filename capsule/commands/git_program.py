@@ -49,6 +49,22 @@ def setting(directory: Path, name: str, *, as_path: bool = False) -> str | None:
         return None
 
 
+def settings_below(directory: Path, section: str) -> dict[str, list[str]]:
+    """All values of the git settings whose names begin with `section`, paths with ~ expanded, by lower-case
+    name; in the order in which git applies them, so that the last of a single one counts."""
+    try:
+        pattern = "^" + section.lower().replace(".", r"\.") + r"\."
+        listed = run_git(directory, "config", "--type=path", "-z", "--get-regexp", pattern)
+    except GitFailed:
+        return {}
+    found: dict[str, list[str]] = {}
+    for entry in listed.split("\0"):
+        name, _, value = entry.partition("\n")
+        if name:
+            found.setdefault(name.lower(), []).append(value)
+    return found
+
+
 def write_setting(directory: Path, name: str, value: str) -> None:
     """Set `name` in the settings of the repository at `directory`."""
     run_git(directory, "config", "--local", name, value)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from capsule.commands.repository import Repository
 from capsule.decide import World
-from capsule.lifecycle import Observation, Records, read_records
+from capsule.lifecycle import Observation, Records
 from capsule.plan import Plan, plan
 from capsule.reconciler.clock import Clock
 from capsule.reconciler.orders import Courier
@@ -27,7 +27,7 @@ def next_pass(repository: Repository, transport: Transport | None, clock: Clock)
     """The plan of the next pass. Without a `transport` no agent is asked, so approved requests are held."""
     state = repository.state
     judged = repository.requests(state)
-    records = read_records(repository.store, repository.audit)
+    records = repository.records()
     seen = {} if transport is None else _ask(repository, state, _awaited(judged, records), transport, clock)
     return plan(
         World(

@@ -25,7 +25,7 @@ def look(repository: Repository, now: datetime) -> Snapshot:
     for left in reversed(range(_LOOKS)):
         refs = repository.refs
         try:
-            seen = snapshot(repository.store, refs, repository.root, now)
+            seen = snapshot(repository.store, refs, repository.root, now, cut=repository.store.history_cut())
         except Unreadable as error:
             raise CommandError(
                 error.reason, f"the repository cannot be shown: {error}", "capsule doctor"

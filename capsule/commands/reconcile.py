@@ -9,24 +9,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from capsule.commands.errors import RefusedByPolicy, SetUpProblem
 from capsule.commands.init import RECONCILER_KEY
 from capsule.commands.repository import Repository
+from capsule.commands.ssh_access import SshAccess, ssh_transport
 from capsule.daemon import POLL_LOCAL, POLL_REMOTE, run, run_once
 from capsule.documents.types import Policy
 from capsule.reconciler import PassReport, Reconciler
 from capsule.transport.api import Transport
 from capsule.transport.http import HttpTransport
-from capsule.transport.routing import Transports
+from capsule.transport.routing import MadeWhenNeeded, Transports
 from capsule_agent.protocol.sshsig import BadKey, PrivateKey, PublicKey
 
 
-def make_transport(ca_files: Mapping[str, Path] | None = None) -> Transport:
+def make_transport(ca_files: Mapping[str, Path] | None = None, ssh: SshAccess | None = None) -> Transport:
     """What carries calls to agents. `ca_files` are private CAs by the name that `spec.agent.ca` uses."""
     http = HttpTransport(ca_files=ca_files)
-    return Transports({"http": http, "https": http, "unix": http})
+    behind_sshd = MadeWhenNeeded(lambda: ssh_transport(ssh or SshAccess()))
+    return Transports({"http": http, "https": http, "unix": http, "ssh": behind_sshd})
 
 
 @contextmanager
@@ -36,16 +39,21 @@ def ready(
     key: Path | None = None,
     name: str | None = None,
     ca_files: Mapping[str, Path] | None = None,
+    ssh: SshAccess | None = None,
 ) -> Iterator[Reconciler]:
     """The reconciler of this repository, which it owns until left.
 
     `key` is its private key file (the one `capsule init` made, when None); `name` its principal (whoever
-    the policy lists the key for, when None). Raises SetUpProblem, RefusedByPolicy, RepositoryBusy.
+    the policy lists the key for, when None). `ssh` is how agents behind sshd are reached; without keys in
+    it, the reconciler logs in with its own. Raises SetUpProblem, RefusedByPolicy, RepositoryBusy.
     """
     repository.require_pinned()
-    private = read_key(key or repository.location.git_dir / RECONCILER_KEY)
+    repository.require_history("a reconciler proves what it builds on")
+    file = key or repository.location.git_dir / RECONCILER_KEY
+    private = read_key(file)
     principal = machine_of(repository.state.policy.document, private.public, name)
-    transport = make_transport(ca_files)
+    access = ssh or SshAccess()
+    transport = make_transport(ca_files, access if access.keys else replace(access, keys=(file,)))
     try:
         with repository.store.owner_lock():
             yield Reconciler(repository.store, transport, private, name=principal, root=repository.root)

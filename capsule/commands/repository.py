@@ -7,21 +7,23 @@ root that nobody vouched for. Called by every verb that works on a repository.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
 from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.commands.remote_settings import remote_settings
 from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
+from capsule.lifecycle import Records, read_records
 from capsule.trust.mainline import BadRoot, judge
 from capsule.trust.objects import BadObject, MissingObject, NotDescended
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState
 
 if TYPE_CHECKING:
-    from capsule.store.git import GitStore
+    from capsule.store.git import GitStore, RemoteSettings
 
 RootSource = Literal["option", "setting", "first commit"]
 _HEX = frozenset("0123456789abcdef")
@@ -35,7 +37,9 @@ class Repository:
     store: GitStore
     root: str
     root_source: RootSource
+    remote_settings: RemoteSettings
     _refreshed: bool = False
+    _records: Records = field(default_factory=Records)
 
     def refresh(self) -> None:
         """Fetch what is new at the remote, once; whoever signs, signs on top of what is so now."""
@@ -99,7 +103,9 @@ class Repository:
             ) from None
 
     def missing(self, error: MissingObject) -> SetUpProblem:
-        """What to say of an object that is not here: the root itself, or a part of an incomplete clone."""
+        """What to say of an object that is not here: a part of an incomplete clone, or the root itself."""
+        if self.store.history_cut():
+            return history_missing(self.directory)
         try:
             self.store.read(self.root)
         except MissingObject:
@@ -108,7 +114,13 @@ class Repository:
                 f"there is no commit {self.root} here, so this is not the repository with that root",
                 "See --root, CAPSULE_ROOT and `git config capsule.root`.",
             )
-        return SetUpProblem("IncompleteClone", f"an object is missing: {error}", "git fetch --unshallow")
+        return incomplete_clone(self.directory, error)
+
+    def require_history(self, why: str) -> None:
+        """Raises SetUpProblem in a clone whose history was cut off; `why` says who needs it."""
+        if self.store.history_cut():
+            problem = history_missing(self.directory)
+            raise SetUpProblem(problem.reason, f"{problem}; {why}", problem.hint)
 
     def requests(self, state: MainState) -> Mapping[str, JudgedRequest]:
         """Every request of `state` and of the request branches, judged."""
@@ -120,7 +132,13 @@ class Repository:
 
     def _judged(self, state: MainState, refs: Mapping[str, str]) -> Mapping[str, JudgedRequest]:
         branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
-        return judge_requests(self.store, state, branches)
+        begun = {item.name: item.operations.keys() for item in self.records().all() if item.claimed}
+        return judge_requests(self.store, state, branches, begun=begun)
+
+    def records(self) -> Records:
+        """What reconcilers have recorded, at the tip of audit; what did not change is not read again."""
+        self._records = read_records(self.store, self.audit, self._records)
+        return self._records
 
     def require_pinned(self) -> None:
         """Raises SetUpProblem unless a person vouched for the root."""
@@ -137,13 +155,47 @@ class Repository:
         self.store.close()
 
 
-def open_repository(directory: Path, root: str | None = None) -> Repository:
-    """The state repository that `directory` lies in, judged from `root` (or `git config capsule.root`)."""
+def history_missing(directory: Path) -> SetUpProblem:
+    """The history that would prove what is here was cut off when it was cloned."""
+    return SetUpProblem(
+        "HistoryMissing",
+        "this is a shallow clone: what stands before its first commits cannot be proved from here",
+        f"Get the whole history: git -C {directory} fetch --unshallow",
+    )
+
+
+def incomplete_clone(directory: Path, error: MissingObject) -> SetUpProblem:
+    """An object is missing, though the history is whole: a partial clone, or a damaged one."""
+    if setting(directory, "remote.origin.partialclonefilter"):
+        return SetUpProblem(
+            "IncompleteClone",
+            f"this is a partial clone, and what is judged is not here ({error})",
+            "Get everything:\n"
+            f"  git -C {directory} config --unset remote.origin.partialclonefilter\n"
+            f"  git -C {directory} fetch --refetch\n"
+            "For a small clone use `capsule clone --shallow`.",
+        )
+    return SetUpProblem("IncompleteClone", f"an object is missing: {error}", "git fsck")
+
+
+def open_repository(
+    directory: Path, root: str | None = None, *, token_file: Path | None = None
+) -> Repository:
+    """The state repository that `directory` lies in, judged from `root` (or `git config capsule.root`).
+
+    `token_file` is the one for its remote, before what git's settings say.
+    """
     from capsule.store.git import open_store
 
     location = locate(directory)
+    where = location.work_tree or location.git_dir
+    settings = remote_settings(where, token_file)
     chosen, source = _root(location, root)
-    return Repository(location, open_store(location.work_tree or location.git_dir), chosen, source)
+    store = open_store(where, settings=settings)
+    if source == "first commit" and chosen in store.history_cut():
+        store.close()
+        raise history_missing(where)  # it is the first one here, not the first one
+    return Repository(location, store, chosen, source, settings)
 
 
 def _root(location: Location, option: str | None) -> tuple[str, RootSource]:

@@ -84,12 +84,14 @@ def _claimed(world: World) -> Iterator[Effect]:
         judged = world.requests.get(request.name)
         if claim.spec.reconciler == world.reconciler:
             yield Ask(judged, service, claim)
-        elif (request.name, operation.service) in world.lost_leases and judged and _same_text(judged, claim):
+        elif judged and _may_take_over(world, judged, claim):
             yield Begin(judged, service, claim.spec.op_id, claim.spec.attempt + 1, takeover=True)
 
 
-def _same_text(judged: JudgedRequest, claim: Claim) -> bool:
-    return judged.digest == claim.spec.request_digest
+def _may_take_over(world: World, judged: JudgedRequest, claim: Claim) -> bool:
+    """Its lease has run out, the request is the one that was claimed, and main lets anybody act at all."""
+    lost = (claim.spec.request, claim.spec.service) in world.lost_leases
+    return lost and judged.digest == claim.spec.request_digest and not world.state.suspended
 
 
 def _request(world: World, judged: JudgedRequest, busy: set[str]) -> Iterator[Effect]:

@@ -15,11 +15,13 @@ from datetime import datetime
 
 from capsule.decide import Begin, Cancel, Decision, World, decide
 from capsule.documents.paths import MAIN
+from capsule.documents.problems import shown
 from capsule.lifecycle import Observation, Records, read_records
 from capsule.reconciler.claiming import Claiming, built_in_begins, built_in_outcome
 from capsule.reconciler.clock import Clock, SystemClock
 from capsule.reconciler.flights import Flights
 from capsule.reconciler.heartbeat import Pulse
+from capsule.reconciler.orders import REASONS as ORDER_REASONS
 from capsule.reconciler.orders import Answer, Courier, Errand
 from capsule.reconciler.probing import Probing
 from capsule.reconciler.recording import (
@@ -46,6 +48,8 @@ log = logging.getLogger("capsule.reconciler")
 ORDERS_AT_ONCE = 32
 PATIENCE = 0.5
 QUARANTINE_AFTER = 3
+MAX_WAIT = 200
+GONE = f"ServiceGone: {ORDER_REASONS['ServiceGone']} Put it back, or cancel the request."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Reconciler:
         self._requests = RequestSet({})
         self._records = Records()
         self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._waits: dict[tuple[str, str], str] = {}
         self._crashes: Counter[str] = Counter()
 
     # ---- one pass -------------------------------------------------------------------------------
@@ -275,19 +280,29 @@ class Reconciler:
         self._orders.wait(patience)
         for key, future in self._orders.take_landed():
             error = future.exception()
+            self._waits.pop(key, None)
             if error is not None:
                 self._crashes[key[0]] += 1
+                self._waits[key] = f"OrderCrashed: {type(error).__name__}; the reconciler's log says more"
                 log.error("request %s, service %s: the order crashed", *key, exc_info=error)
                 continue
             answer = future.result()
             if answer.outcome:
                 self._outcomes[key] = answer.outcome
             else:
+                self._waits[key] = f"{answer.reason}: {shown(answer.message)}"[:MAX_WAIT]
                 log.info("request %s, service %s: %s: %s", *key, answer.reason, answer.message)
+
+    def _waiting(self, state: MainState) -> dict[str, str]:
+        """Why operations under way have no result yet; told in the heartbeat, for nothing is recorded."""
+        running = {(request.name, operation.service) for request, operation in self._records.running()}
+        gone = {key: GONE for key in running if key[1] not in state.services}
+        self._waits = {key: why for key, why in self._waits.items() if key in running}
+        return {"/".join(key): why for key, why in {**self._waits, **gone}.items()}
 
     def _beat(self, state: MainState) -> None:
         try:
-            self._pulse.beat(state, self._probing.observations)
+            self._pulse.beat(state, self._probing.observations, self._waiting(state))
         except StoreError as error:
             log.warning("the heartbeat was not pushed: %s", error)
 

@@ -1,23 +1,26 @@
 """The reconciler's sign of life: a signed commit without history that is replaced at every beat.
 
-Rules kept: history stays a history; the old beat's objects are removed; the remote gets one at most every
-`heartbeatPush`. Called by the reconciler at the end of a pass.
+Rules kept: history stays a history; a beat's objects are removed when the second one after it is written,
+for a reader may still hold the ref as it was; the remote gets one at most every `heartbeatPush`. Called by
+the reconciler at the end of a pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from capsule.documents.paths import HEARTBEATS, LOCAL_HEARTBEATS
 from capsule.lifecycle import Observation
 from capsule.reconciler.clock import Clock
-from capsule.store.api import Draft, Person, RefUpdate, Store
+from capsule.store.api import LOCAL_PREFIX, Draft, Person, RefUpdate, Store
 from capsule.trust.state import MainState
 from capsule.view.heartbeat import HEARTBEAT_FILE, Heartbeat, Probe, encode_heartbeat
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.messages import instant_text
 
 BEAT_SECONDS = 10
+BEFORE = LOCAL_PREFIX + "reconciler/heartbeat-before/"
+"""Names the beat before the last, so that a restart forgets none and `git gc` keeps it readable."""
 
 
 class Pulse:
@@ -30,15 +33,24 @@ class Pulse:
         self._clock = clock
         self._beaten = float("-inf")
         self._pushed = float("-inf")
+        self._waits: Mapping[str, str] = {}
 
-    def beat(self, state: MainState, observations: Mapping[str, Observation]) -> None:
-        """Write a heartbeat when one is due; push it when that is due.
+    def beat(
+        self,
+        state: MainState,
+        observations: Mapping[str, Observation],
+        waits: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a heartbeat when one is due, or when `waits` changed; push it when that is due.
 
-        Raises RefMoved, RemoteUnreachable or PushRefused when the push fails; the local one is written then.
+        `waits`: why operations (`request/service`) have no result yet, for those under way. Raises RefMoved,
+        RemoteUnreachable or PushRefused when the push fails; the local one is written then.
         """
         clock = self._clock.monotonic()
-        if clock - self._beaten < BEAT_SECONDS:
+        waits = waits or {}
+        if clock - self._beaten < BEAT_SECONDS and waits == self._waits:
             return
+        self._waits = dict(waits)
         shared = HEARTBEATS + self._name
         here = LOCAL_HEARTBEATS + self._name if self._store.has_remote() else shared
         commit = self._write(state, observations)
@@ -46,12 +58,21 @@ class Pulse:
         self._store.publish([RefUpdate(here, old, commit)])
         self._beaten = clock
         pushed = self._store.refs(shared).get(shared)
-        if old is not None and old != pushed:
-            self._store.discard(old, keep=[commit])
+        if old is not None:
+            self._let_go_before(old, keep=[commit, old, *([pushed] if pushed else [])])
         push_every = state.settings.document.spec.heartbeat_push.total_seconds()
         if self._store.has_remote() and clock - self._pushed >= push_every:
             self._pushed = clock
             self._store.publish([RefUpdate(shared, pushed, commit)])
+
+    def _let_go_before(self, old: str, keep: Sequence[str]) -> None:
+        """Keep `old`, the beat that was just replaced; let go of the one that was kept until now."""
+        kept = BEFORE + self._name
+        before = self._store.refs(kept).get(kept)
+        if before != old:
+            self._store.publish([RefUpdate(kept, before, old)])
+        if before is not None and before not in keep:
+            self._store.discard(before, keep=keep)
 
     def _write(self, state: MainState, observations: Mapping[str, Observation]) -> str:
         spec = state.settings.document.spec
@@ -62,6 +83,7 @@ class Pulse:
             interval_seconds=max(every, 1),
             observed_revision=state.tip,
             probes={name: _probe(seen) for name, seen in sorted(observations.items())},
+            operations=dict(sorted(self._waits.items())),
         )
         person = Person(self._name, f"{self._name}@reconciler.invalid")
         draft = Draft(

@@ -113,6 +113,8 @@ class Courier:
                 receipt, answer = self._ask(errand, state)
                 if receipt is None or answer.reason != "NeverSeen":
                     return answer
+                if state.suspended:
+                    return Answer(None, "Suspended", f"not sent: {state.suspended.message}")
             return self._tell(errand, state, timeout)
         except TransportError as error:
             return Answer(None, error.reason, str(error))

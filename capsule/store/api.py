@@ -136,6 +136,10 @@ class Store(ObjectReader, Protocol):
         """Whether another repository is the authority."""
         ...
 
+    def history_cut(self) -> frozenset[str]:
+        """Commits whose parents were left out when this repository was cloned; none in a whole one."""
+        ...
+
     def close(self) -> None:
         """Let go of files and connections."""
         ...

@@ -113,12 +113,17 @@ def init(path: Path | str, *, bare: bool = False) -> GitStore:
 
 
 def clone(
-    url: str, path: Path | str, *, bare: bool = False, settings: RemoteSettings | None = None
+    url: str,
+    path: Path | str,
+    *,
+    bare: bool = False,
+    settings: RemoteSettings | None = None,
+    shallow: str | None = None,
 ) -> GitStore:
     """Make a repository at `path` whose authority is `url`, and fetch what is there.
 
-    A repository that is not bare gets the branch `main` and its files. Raises StoreError,
-    RemoteUnreachable.
+    A repository that is not bare gets the branch `main` and its files. `shallow` is the ref
+    of which the newest commit alone is taken; all others come whole. Raises StoreError, RemoteUnreachable.
     """
     folder = Path(path)
     parsed = RemoteUrl.parse(url, Path.cwd())
@@ -140,6 +145,8 @@ def clone(
     )
     store = open_store(folder, settings=settings)
     try:
+        if shallow is not None:
+            store.begin_shallow(shallow)
         store.refresh()
         store.start_branch("main")
     except BaseException:

@@ -18,6 +18,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from dulwich.client import HTTPUnauthorized, SendPackResult
@@ -41,6 +42,15 @@ _SHOWN_CHARACTERS = 600
 
 PackData = tuple[int, Iterator[UnpackedObject]]
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought: refs, and commits whose parents are left out from now on, or no longer."""
+
+    refs: dict[str, str]
+    cut: frozenset[str]
+    mended: frozenset[str]
 
 
 class Overtaken(Exception):
@@ -90,10 +100,12 @@ class GitRemote:
         shallow: Iterable[str],
         wants: Callable[[dict[str, str]], list[str]],
         into: BinaryIO,
-    ) -> dict[str, str]:
+        depth: int | None = None,
+    ) -> Fetched:
         """Refs below `prefixes`, and into the file the pack of what `wants` picks of them.
 
-        `tips` are commits that are here with all their history. Raises RemoteUnreachable.
+        `tips` are commits that are here with all their history; with `depth` only so many commits come.
+        Raises RemoteUnreachable.
         """
         deadline = time.monotonic() + self._settings.whole
 
@@ -102,7 +114,7 @@ class GitRemote:
                 raise TimeoutError("the call took too long in all")
             return into.write(data)
 
-        def ask(client: Client) -> dict[str, str]:
+        def ask(client: Client) -> Fetched:
             def pick(refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:  # noqa: ARG001 (dulwich's signature)
                 if getattr(client, "dumb", False):
                     raise RemoteUnreachable(f"{self.shown} answers, but not as a git server (smart HTTP)")
@@ -110,8 +122,12 @@ class GitRemote:
 
             asked = [prefix.encode() for prefix in prefixes]
             walker = Tips(tips, shallow)
-            result = client.fetch_pack(self._url.path.encode(), pick, walker, take, ref_prefix=asked)
-            return _plain(result.refs, prefixes)
+            result = client.fetch_pack(
+                self._url.path.encode(), pick, walker, take, ref_prefix=asked, depth=depth
+            )
+            return Fetched(
+                _plain(result.refs, prefixes), _ids(result.new_shallow), _ids(result.new_unshallow)
+            )
 
         return self._call(self._url, "fetch from", ask)
 
@@ -296,6 +312,10 @@ class _Attempt:
     def _hear(self, data: bytes) -> None:
         if sum(map(len, self._said)) < _SHOWN_CHARACTERS:
             self._said.append(data)
+
+
+def _ids(found: Iterable[bytes] | None) -> frozenset[str]:
+    return frozenset(each.decode("ascii") for each in found or ())
 
 
 def _plain(refs: Mapping[Ref, ObjectID | None], prefixes: Sequence[str]) -> dict[str, str]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
+from dulwich.objects import ObjectID
 from dulwich.pack import UnpackedObject
 from dulwich.repo import Repo
 
@@ -32,7 +34,7 @@ from capsule.store.git_locks import owner_lock
 from capsule.store.git_objects import TYPE_NUMBERS, ObjectDatabase
 from capsule.store.git_process import checked_out_branch, follow_move, maintain, run_git
 from capsule.store.git_refs import LocalRefs, moved
-from capsule.store.git_remote import GitRemote, Overtaken, PackData
+from capsule.store.git_remote import Fetched, GitRemote, Overtaken, PackData
 from capsule.store.graph import is_ancestor, new_objects, unshared_objects
 from capsule.store.objects import build_commit, check_ref_name, is_object_id
 from capsule.trust.objects import MissingObject, ObjectKind
@@ -81,6 +83,10 @@ class GitStore:
         """Whether another repository is the authority."""
         return self._remote is not None
 
+    def history_cut(self) -> frozenset[str]:
+        """Commits whose parents were left out when this repository was cloned."""
+        return frozenset(self._shallow())
+
     def read(self, oid: str) -> tuple[ObjectKind, bytes]:
         """Kind and raw bytes, hash checked. Raises MissingObject, DamagedObject."""
         return self._db.read(oid)
@@ -128,22 +134,43 @@ class GitStore:
 
     def refresh(self) -> None:
         """Fetch what is new at the remote, checked to be complete. Raises RemoteUnreachable."""
-        if self._remote is None:
-            return
-        shallow = self._shallow()
+        if self._remote is not None:
+            commits = self._fetch(self._remote, REMOTE_PREFIXES)
+            self._remember(commits)
+
+    def begin_shallow(self, ref: str) -> None:
+        """In a fresh clone, before the first refresh: take the newest commit of `ref` without its parents.
+
+        They are left out for good (see history_cut); what other refs hold comes whole with the refresh. One
+        commit, never more: with two, a parent could be a commit of another ref, which would be cut there.
+        Raises RemoteUnreachable.
+        """
+        if self._remote is None or self._seen():
+            raise StoreError("only a fresh clone can begin shallow")
+        for name, oid in self._fetch(self._remote, (ref,), depth=1).items():
+            if name == ref:
+                self._note_seen(RefUpdate(name, None, oid))
+
+    def _fetch(self, remote: GitRemote, prefixes: Sequence[str], depth: int | None = None) -> dict[str, str]:
+        """The commits that refs below `prefixes` name there; they are here now."""
         tips = self._tips()
-        refs: dict[str, str] = {}
-        remote = self._remote
+        fetched = Fetched({}, frozenset(), frozenset())
 
-        def wants(offered: dict[str, str]) -> list[str]:
-            return sorted({oid for oid in _ours(offered).values() if not self._db.has(oid)})
+        def take(file: BinaryIO) -> None:
+            nonlocal fetched
+            fetched = remote.fetch(prefixes, tips, self._shallow(), self._lacking, file, depth)
 
-        self._db.take_pack(
-            lambda file: refs.update(remote.fetch(REMOTE_PREFIXES, tips, shallow, wants, file))
-        )
-        commits = {name: oid for name, oid in _ours(refs).items() if self._db.read(oid)[0] == "commit"}
-        self._check_complete([oid for oid in commits.values() if oid not in tips], tips, shallow)
-        self._remember(commits)
+        self._db.take_pack(take)
+        if fetched.cut or fetched.mended:
+            self._repo.update_shallow(_object_ids(fetched.cut), _object_ids(fetched.mended))
+        commits = {
+            name: oid for name, oid in _ours(fetched.refs).items() if self._db.read(oid)[0] == "commit"
+        }
+        self._check_complete([oid for oid in commits.values() if oid not in tips], tips, self._shallow())
+        return commits
+
+    def _lacking(self, offered: dict[str, str]) -> list[str]:
+        return sorted({oid for oid in _ours(offered).values() if not self._db.has(oid)})
 
     def _shallow(self) -> set[str]:
         return {oid.decode("ascii") for oid in self._repo.get_shallow()}
@@ -324,3 +351,7 @@ def _close(remote: GitRemote | None, db: ObjectDatabase, repo: Repo) -> None:
 
 def _ours(refs: dict[str, str]) -> dict[str, str]:
     return {name: oid for name, oid in refs.items() if not name.startswith(LOCAL_PREFIX)}
+
+
+def _object_ids(ids: Iterable[str]) -> set[ObjectID]:
+    return {ObjectID(each.encode()) for each in ids}

@@ -51,6 +51,11 @@ class _Repository:
             self._objects[oid] = (kind, data)
         return oid
 
+    def objects(self) -> list[tuple[ObjectKind, bytes]]:
+        """Every object that is here, named by a ref or not: for tests that look for what must be nowhere."""
+        with self._lock:
+            return list(self._objects.values())
+
     def set_ref(self, name: str, oid: str | None) -> None:
         """Set or delete a ref without any check: what a hostile or careless writer could do."""
         with self._lock:
@@ -227,6 +232,10 @@ class MemoryStore(_Repository):
     def has_remote(self) -> bool:
         """Whether another repository is the authority."""
         return self._remote is not None
+
+    def history_cut(self) -> frozenset[str]:
+        """None: a repository in memory is always whole."""
+        return frozenset()
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,4 +1,4 @@
-"""Chooses the transport of an endpoint by its scheme.
+"""Chooses the transport of an endpoint by its scheme; makes one that costs time to load when it is needed.
 
 Rules kept: exactly one transport per scheme; an unknown scheme is an error with the known ones named.
 Called by the reconciler, which sees one Transport.
@@ -6,7 +6,8 @@ Called by the reconciler, which sees one Transport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 from capsule.documents.types import AgentAddress
 from capsule.transport.api import CallName, Transport, TransportError
@@ -36,3 +37,30 @@ class Transports:
         """Close all of them, each once."""
         for transport in {id(each): each for each in self._by_scheme.values()}.values():
             transport.close()
+
+
+class MadeWhenNeeded:
+    """A Transport that `make` gives at the first call: who has no such endpoint pays nothing for it.
+
+    `make` may raise TransportError; it is then asked again at the next call.
+    """
+
+    def __init__(self, make: Callable[[], Transport]) -> None:
+        self._make = make
+        self._made: Transport | None = None
+        self._lock = threading.Lock()
+
+    def call(self, address: AgentAddress, name: CallName, body: bytes, *, timeout: float) -> bytes:
+        """Send `body` by the transport, made now if this is the first call; see Transport.call."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            made = self._made
+        return made.call(address, name, body, timeout=timeout)
+
+    def close(self) -> None:
+        """Close the transport, if there ever was one."""
+        with self._lock:
+            made, self._made = self._made, None
+        if made is not None:
+            made.close()

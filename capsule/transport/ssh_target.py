@@ -18,6 +18,7 @@ from capsule.transport.dial import HostPort, invalid, read_host_port, refusal
 
 _USER = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
 _MAX_JUMPS = 4
+_MOST_REMEMBERED = 20_000
 _EXECUTES = re.compile(r"(?im)^\s*match\s.*\bexec\b")
 
 
@@ -51,9 +52,21 @@ class SshConfig:
             self._config = paramiko.SSHConfig.from_text(text)
         except paramiko.ConfigParseError as error:
             raise self._wrong(str(error)) from None
+        self._targets: dict[str, SshTarget] = {}
 
     def target(self, endpoint: str) -> SshTarget:
-        """Where `endpoint` ("ssh://user@host:port") leads. Raises TransportError."""
+        """Where `endpoint` ("ssh://user@host:port") leads. Raises TransportError.
+
+        The file is read once, so the answer for an endpoint never changes.
+        """
+        found = self._targets.get(endpoint)
+        if found is None:
+            if len(self._targets) >= _MOST_REMEMBERED:
+                self._targets.clear()
+            found = self._targets[endpoint] = self._read_endpoint(endpoint)
+        return found
+
+    def _read_endpoint(self, endpoint: str) -> SshTarget:
         rest = endpoint.removeprefix("ssh://")
         if rest == endpoint or not endpoint.isascii() or not endpoint.isprintable():
             raise invalid(endpoint, "ssh://user@host:port")

@@ -32,6 +32,7 @@ class Beat:
     every: timedelta = timedelta(0)
     observed_revision: str | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    operations: Mapping[str, str] = field(default_factory=dict)
     condition: ConditionRow | None = None
 
 
@@ -58,6 +59,7 @@ def read_beat(reader: ObjectReader, policy: Policy, reconciler: str, commit: str
         timedelta(seconds=heartbeat.interval_seconds),
         heartbeat.observed_revision,
         heartbeat.probes,
+        heartbeat.operations,
     )
 
 
@@ -86,6 +88,12 @@ def freshest_probes(beats: Iterable[Beat]) -> Mapping[str, FreshProbe]:
             if service not in found or found[service].at < at:
                 found[service] = FreshProbe(probe, at, beat.at)
     return found
+
+
+def latest_waits(beats: Iterable[Beat]) -> Mapping[str, str]:
+    """Why operations (`request/service`) have no result yet, as their reconcilers last said."""
+    counted = sorted((beat for beat in beats if beat.at), key=lambda beat: (beat.at, beat.commit))
+    return {operation: why for beat in counted for operation, why in beat.operations.items()}
 
 
 class _Ignored(ValueError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from capsule.documents.codec import InvalidDocument, load_as
@@ -39,7 +39,15 @@ from capsule.trust.objects import (
 from capsule.trust.policy import signer_of
 from capsule.trust.requests import RequestSet, judge_requests
 from capsule.trust.state import JudgedRequest, MainState
-from capsule.view.beats import Beat, freshest_probes, heartbeat_refs, newest, read_beat
+from capsule.view.beats import (
+    Beat,
+    freshest_probes,
+    heartbeat_refs,
+    latest_waits,
+    newest,
+    read_beat,
+)
+from capsule.view.history import without_history
 from capsule.view.model import (
     ConditionRow,
     HeartbeatRow,
@@ -49,7 +57,7 @@ from capsule.view.model import (
     Snapshot,
 )
 from capsule.view.operations import newest_first
-from capsule.view.requests import is_open, phase_at, request_row
+from capsule.view.requests import is_open, phase_at, request_row, with_waits
 from capsule.view.services import Recorded, service_row, with_probe, without_pulse
 from capsule_agent.protocol import sshsig
 
@@ -128,10 +136,12 @@ def snapshot(
     root: str,
     now: datetime,
     cache: SnapshotCache | None = None,
+    cut: Collection[str] = (),
 ) -> Snapshot:
     """Everything that is shown of the repository with these `refs` (full names) at `now` (UTC).
 
-    `root` is the pinned id of the first commit. Raises Unreadable when nothing at all can be shown, and
+    `root` is the pinned id of the first commit; `cut` are commits whose parents a shallow clone left out.
+    Raises Unreadable when nothing at all can be shown, and
     MissingObject for an incomplete clone.
     """
     main = refs.get(MAIN)
@@ -143,7 +153,8 @@ def snapshot(
         kept.picture = _picture(reader, refs, root, main, kept)
         kept.tips = tips
         kept.stale = None
-    return _at(kept.picture, kept, main, refs.get(AUDIT), now)
+    seen = _at(kept.picture, kept, main, refs.get(AUDIT), now)
+    return without_history(seen) if cut else seen
 
 
 # ---- what the clock adds ------------------------------------------------------------------------
@@ -224,7 +235,7 @@ def _picture(
     return _Picture(
         state=base.state,
         services=_with_probes(base.state, base.services, beats),
-        requests=base.requests,
+        requests=_with_waits(base.requests, latest_waits(beats)),
         beats=beats,
         conditions=tuple(_conditions(base.state, beats, kept, base.unproved))[:_MAX_CONDITIONS],
     )
@@ -366,6 +377,12 @@ def _with_probes(
             row = with_probe(row, probes[name], own or default)
         made.append(row)
     return tuple(made)
+
+
+def _with_waits(requests: tuple[_Request, ...], waits: Mapping[str, str]) -> tuple[_Request, ...]:
+    if not waits:
+        return requests
+    return tuple(replace(item, row=with_waits(item.row, waits)) for item in requests)
 
 
 def _conditions(

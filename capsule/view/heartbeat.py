@@ -40,13 +40,15 @@ class Probe(Message):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
-    """A sign of life. `interval_seconds` is the time between two beats that a reader may expect."""
+    """A sign of life. `interval_seconds` is the time between two beats that a reader may expect;
+    `operations` says of those under way (`request/service`) why they have no result yet."""
 
     reconciler: str
     at: str
     interval_seconds: int
     observed_revision: str | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    operations: Mapping[str, str] = field(default_factory=dict)
     api_version: Version = "capsule/v1"
     kind: Literal["Heartbeat"] = "Heartbeat"
 

@@ -1,11 +1,13 @@
 """Requests as people see them: what was asked, its derived phase, who approved, what is missing.
 
 Rules kept: `request_row` depends on the repository alone and may be kept; `phase_at` adds what the clock
-decides (expiry, freezes) for those that have neither begun nor ended. Called by view.build.
+decides (expiry, freezes) for those that have neither begun nor ended; `with_waits` adds what heartbeats tell
+of those under way. Called by view.build.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -63,6 +65,23 @@ def phase_at(row: RequestRow, judged: JudgedRequest, state: MainState, now: date
     else:
         return row
     return replace(row, phase=found.phase, reason=found.reason, message=found.message)
+
+
+def with_waits(row: RequestRow, waits: Mapping[str, str]) -> RequestRow:
+    """The row with what keeps its operations from ending; `waits` are by `request/service`."""
+    told = {
+        item.service: waits[f"{row.name}/{item.service}"]
+        for item in row.operations
+        if item.outcome == "running" and f"{row.name}/{item.service}" in waits
+    }
+    if not told:
+        return row
+    operations = tuple(
+        replace(item, message=told[item.service]) if item.service in told else item for item in row.operations
+    )
+    service, why = next(iter(told.items()))
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    return replace(row, operations=operations, message=f"{row.message}; {service}: {why}{more}")
 
 
 def _hold(spec: RequestSpec, state: MainState, now: datetime) -> PhaseNow | None:

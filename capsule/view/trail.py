@@ -1,7 +1,8 @@
 """The trail: the machine's story as commits of audit, newest first, with what their trailers say.
 
 Rules kept: first parents alone, and never past the root; commits are read raw, so a second author header
-or a replace ref changes nothing; lazily, so the cost is what is shown. Called by `capsule log` and the web.
+or a replace ref changes nothing; lazily, so the cost is what is shown; where a clone ends before the root,
+the last row says so. Called by `capsule log` and the web.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 
-from capsule.trust.objects import BadObject, ObjectReader, parents_of, parse_commit, raw_commit
+from capsule.trust.objects import (
+    BadObject,
+    MissingObject,
+    ObjectReader,
+    parents_of,
+    parse_commit,
+    raw_commit,
+)
 from capsule.view.model import TrailRow
 
 SERVICE = "Capsule-Service"
 ACTION = "Capsule-Action"
+REASON = "Capsule-Reason"
+HISTORY_MISSING = "HistoryMissing"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -40,8 +50,8 @@ def trail(
 ) -> Iterator[TrailRow]:
     """The commits from `audit` down to, and without, `root`: at most `limit` that fit the filters.
 
-    `since` ends the walk at the first older commit. Raises MissingObject, and BadObject where not even
-    the parents of a commit can be read.
+    `since` ends the walk at the first older commit. Raises MissingObject when `audit` itself is not here,
+    and BadObject where not even the parents of a commit can be read.
     """
     rows = (row for row, _ in _walk(reader, audit, root, since))
     return islice((row for row in rows if _fits(row, service, action)), limit)
@@ -81,7 +91,13 @@ def _walk(
     at: str | None = start
     last = since or _EPOCH
     while at and at != root:
-        data = raw_commit(reader, at)
+        try:
+            data = raw_commit(reader, at)
+        except MissingObject:
+            if at == start:
+                raise
+            yield _end_of_clone(at, last), None
+            return
         row = _row(at, data, last)
         if since and row.at < since:
             return
@@ -101,7 +117,14 @@ def _row(oid: str, data: bytes, last: datetime) -> TrailRow:
     return TrailRow(oid, at, info.author.name, subject, info.trailers)
 
 
+def _end_of_clone(oid: str, last: datetime) -> TrailRow:
+    text = "not in this clone: this commit, and what was before it"
+    return TrailRow(oid, last, "", text, {REASON: (HISTORY_MISSING,)})
+
+
 def _fits(row: TrailRow, service: str, action: str) -> bool:
+    if row.trailers.get(REASON) == (HISTORY_MISSING,) and not row.author:
+        return True  # whatever is looked for: it may be there
     return (not service or service in row.trailers.get(SERVICE, ())) and (
         not action or action in row.trailers.get(ACTION, ())
     )

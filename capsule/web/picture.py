@@ -53,7 +53,11 @@ class Picture:
 
     def look(self) -> Snapshot:
         """The snapshot of this moment. Raises RepositoryUnreadable."""
-        return self._read(lambda store: snapshot(store, store.refs(), self._root, self._clock(), self._cache))
+        return self._read(
+            lambda store: snapshot(
+                store, store.refs(), self._root, self._clock(), self._cache, store.history_cut()
+            )
+        )
 
     def now(self) -> datetime:
         """The clock's time."""

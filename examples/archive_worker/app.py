@@ -1,7 +1,8 @@
 """A worker without a web framework: files that appear in a folder move to an AWS S3 bucket.
 
 Run: `python -m examples.archive_worker.app --port 8083 …` (`--help` lists the options). The port is the
-agent's alone; nothing else of the worker listens. The folder is `inbox`, beside the journal.
+agent's alone; nothing else of the worker listens. With `--socket PATH` not even that: the agent listens on a
+Unix socket, and `capsule-agent stdio` leads there over SSH. The folder is `inbox`, beside the journal.
 Everything that Capsule needs stands in `make_agent`; the rest is the adapter as it was without it.
 """
 
@@ -80,7 +81,8 @@ def work(options: Options, stopping: threading.Event) -> None:
     inbox.mkdir(exist_ok=True)
     agent = make_agent(options, settings, s3)
     held_back = 0
-    with agent.serve("127.0.0.1", options.port):
+    listening = agent.serve_unix(options.socket) if options.socket else agent.serve("127.0.0.1", options.port)
+    with listening:
         while not stopping.wait(PAUSE_SECONDS):
             files = waiting(inbox)
             # A disabled worker takes no work. Its agent still answers, so it can be rotated and enabled.
@@ -100,4 +102,4 @@ if __name__ == "__main__":
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    work(read_options(str(__doc__)), stop)
+    work(read_options(str(__doc__), or_socket=True), stop)

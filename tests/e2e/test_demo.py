@@ -28,6 +28,8 @@ def test_the_demo_once_proves_everything_it_says(tmp_path: Path) -> None:
     assert "\x1b" not in told.out
     assert "✗" not in told.out
     assert re.search(r"All \d\d checks held\.", told.out)
+    assert "it is reached over SSH alone (OpenSSH's sshd)" in told.out
+    assert "✓ it was executed over SSH, and succeeded" in told.out
     root = re.search(r"^  root +([0-9a-f]{40})$", told.out, re.MULTILINE)
     assert root
     state = place / "state"
@@ -42,7 +44,7 @@ def test_the_demo_once_proves_everything_it_says(tmp_path: Path) -> None:
     assert set(_git(state, *config, "log", "--first-parent", "--format=%G?", "audit").split()) == {"G"}
     assert _git(state, "rev-list", "--max-parents=0", "main").strip() == root[1]
     proved = capsule("audit", "verify", "--root", root[1])
-    assert (proved.code, "1 operation proved" in proved.out) == (0, True), proved.out
+    assert (proved.code, "2 operations proved" in proved.out) == (0, True), proved.out
 
     used = [
         file.read_text() for file in place.glob("services/*/*") if file.name in ("credentials", "key-admin")
@@ -56,6 +58,20 @@ def test_the_demo_once_proves_everything_it_says(tmp_path: Path) -> None:
     assert b"PRIVATE KEY" not in objects
 
     _a_changed_byte_is_named(state, capsule, root[1])
+    _its_ssh_server_was_real(place, state)
+
+
+def _its_ssh_server_was_real(place: Path, state: Path) -> None:
+    """sshd's own log has the login, the document pins its host key, the key was let do one thing alone."""
+    door = place / "services" / "archive-worker" / "ssh"
+    log = (door / "log").read_text()
+    assert "Server listening on 127.0.0.1" in log
+    assert len(re.findall(r"Accepted publickey for \S+ from 127\.0\.0\.1 .* ED25519", log)) >= 2
+    document = _git(state, "show", "main:services/archive-worker.yaml")
+    assert f'hostKey: "{" ".join((door / "host_key.pub").read_text().split()[:2])}"' in document
+    assert re.search(r'endpoint: "ssh://\S+@127\.0\.0\.1:\d+"', document)
+    line = (door / "authorized_keys").read_text()
+    assert re.fullmatch(r'command="\S*capsule-agent stdio --socket \S+",restrict ssh-ed25519 .*\n', line)
 
 
 def _a_changed_byte_is_named(state: Path, capsule: object, root: str) -> None:
@@ -77,27 +93,34 @@ def _a_changed_byte_is_named(state: Path, capsule: object, root: str) -> None:
     assert capsule("audit", "verify", "--root", root).code == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "server", "said"),
+    [
+        (signal.SIGINT, "openssh", "(OpenSSH's sshd)"),
+        (signal.SIGTERM, "built-in", "(a small SSH server in Python)"),
+    ],
+)
 def test_the_demo_ends_all_its_processes_when_it_is_interrupted(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, server: str, said: str
 ) -> None:
     (tmp_path / "home" / "visitor").mkdir(parents=True)
     place = tmp_path / "D"
     output = tmp_path / "output"
     with output.open("wb") as told:
         process = subprocess.Popen(
-            [*CAPSULE, "demo", "--dir", str(place), "--bind", "127.0.0.1:0"],
+            [*CAPSULE, "demo", "--dir", str(place), "--bind", "127.0.0.1:0", "--ssh-server", server],
             env={**environment(tmp_path, "visitor"), "TMPDIR": str(tmp_path)},
             stdout=told,
             stderr=told,
         )
     try:
-        wait_for(lambda: (place / "services" / "order-events" / "log").exists(), 60)
+        wait_for(lambda: said in output.read_text(), 60)
     finally:
         process.send_signal(number)
         code = process.wait(30)
     assert code == 130, output.read_text()
     assert "Traceback" not in output.read_text()
+    assert f"archive-worker listens on no port: it is reached over SSH alone {said}." in output.read_text()
     mentioned = [line for line in _command_lines() if str(place) in line]
     assert mentioned == []
 

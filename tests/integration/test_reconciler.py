@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from capsule.commands.plan import next_pass
+from capsule.commands.repository import open_repository
 from capsule.documents.codec import load_as
 from capsule.documents.paths import AUDIT, MAIN, RequestFolder
 from capsule.documents.types import Refusal, Result
 from capsule.reconciler import Reconciler
 from capsule.reconciler.watching import SEEN
 from capsule.store.api import RefUpdate
+from capsule.store.git import open_store
 from capsule.testing.memory_store import MemoryRemote, MemoryStore
 from capsule.trust.audit import verify_audit
-from capsule.trust.objects import file_bytes, parse_commit
+from capsule.trust.objects import MissingObject, file_bytes, parse_commit
+from capsule.view.build import snapshot
+from capsule.view.model import RequestRow, Snapshot
 from capsule_agent.protocol.messages import HealthReport
 from tests.town import Town
 
@@ -59,6 +65,14 @@ def refusal(town: Town, request: str) -> Refusal:
     data = record(town, path)
     assert data is not None, town.audit_subjects()
     return load_as(Refusal, data, path)
+
+
+def look(town: Town) -> Snapshot:
+    return snapshot(town.store, town.store.refs(), town.root, town.clock.now())
+
+
+def shown(town: Town, request: str) -> RequestRow:
+    return next(row for row in look(town).requests if row.name == request)
 
 
 def restarted(town: Town, old: Reconciler) -> Reconciler:
@@ -391,6 +405,33 @@ def test_an_unauthorised_policy_stops_acting_and_keeps_probing(town: Town) -> No
     assert town.audit_subjects()[-1].startswith("drift openai-chat")
 
 
+def test_a_claimed_order_that_did_not_leave_waits_while_main_is_suspended(town: Town) -> None:
+    reconciler = town.reconciler()
+    town.settle(reconciler)
+    town.request()
+    town.transport.fail("http://openai-chat.invalid", "timeout before effect")
+    while CLAIMED not in town.audit_subjects():
+        reconciler.one_pass(patience=5.0)
+    good = town.file("policy.yaml")
+    town.commit({"policy.yaml": good.replace(b"serial: 1", b"serial: 2")}, "Sneak in a policy", who="alice")
+    again = restarted(town, reconciler)
+    for _ in range(4):
+        town.clock.advance(seconds=11)
+        assert "policy" in again.one_pass(patience=5.0).stalled.lower()
+    other = town.reconciler("reconciler-2")
+    for _ in range(3):
+        town.clock.advance(minutes=6)
+        other.one_pass(patience=5.0)
+    other.close()
+    assert town.keys["openai-chat"].created == 0
+    assert town.audit_subjects().count(CLAIMED) == 1
+    again.one_pass(patience=5.0)
+    assert "Suspended: not sent" in shown(town, "rotate-1").message
+    town.commit({"policy.yaml": good}, "Take it back", who="carol")
+    town.settle(again)
+    assert town.keys["openai-chat"].history == ["key-1"]
+
+
 def test_an_audit_branch_that_was_rewound_stops_acting(town: Town) -> None:
     reconciler = town.reconciler()
     town.request()
@@ -448,3 +489,73 @@ def test_heartbeats_are_replaced_and_leave_no_history(town: Town) -> None:
         seen.add(beat)
         town.clock.advance(seconds=11)
     assert len(seen) == 4
+
+
+def test_a_reader_that_holds_the_last_heartbeat_can_still_read_it_after_the_next(town: Town) -> None:
+    reconciler = town.reconciler()
+    town.settle(reconciler)
+    held = []
+    for _ in range(4):
+        town.clock.advance(seconds=11)
+        refs = town.store.refs()
+        held.append(refs["refs/capsule/heartbeat/reconciler-1"])
+        reconciler.one_pass(patience=5.0)
+        seen = snapshot(town.store, refs, town.root, town.clock.now())
+        assert (seen.conditions, [row.status for row in seen.services]) == ((), ["HEALTHY"])
+    with pytest.raises(MissingObject):
+        town.store.read(held[-3])
+    again = restarted(town, reconciler)  # a restart forgets no beat that is to be let go of
+    for _ in range(2):
+        town.clock.advance(seconds=11)
+        again.one_pass(patience=5.0)
+    with pytest.raises(MissingObject):
+        town.store.read(held[-1])
+
+
+def test_an_operation_on_a_service_that_was_removed_says_so(tmp_path: Path) -> None:
+    town = Town(tmp_path, services=("openai-chat", "stripe-pay"))
+    reconciler = town.reconciler()
+    town.settle(reconciler)
+    town.request()
+    town.transport.fail("http://openai-chat.invalid", "timeout before effect", "unreachable", "unreachable")
+    while CLAIMED not in town.audit_subjects():
+        reconciler.one_pass(patience=5.0)
+    town.commit({"services/openai-chat.yaml": None}, "Remove the service")
+    again = restarted(town, reconciler)
+    for _ in range(2):
+        town.clock.advance(seconds=11)
+        again.one_pass(patience=5.0)
+    row = shown(town, "rotate-1")
+    assert row.phase == "Running"
+    assert "openai-chat: ServiceGone: The service was removed" in row.message
+    prove(town)
+    town.close()
+
+
+def test_the_command_line_judges_a_rollout_under_way_as_the_reconciler_does(tmp_path: Path) -> None:
+    """A target that was begun may change: that voids nothing for those that wait for their turn."""
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "state")], check=True)
+    store = open_store(tmp_path / "state")
+    town = Town(tmp_path, store, services=("openai-chat", "stripe-pay"))
+    town.transport.disconnect("http://stripe-pay.invalid")
+    reconciler = town.reconciler()
+    town.request(targets=("openai-chat", "stripe-pay"))
+    town.settle(reconciler)
+    assert result(town).spec.outcome == "succeeded"
+    moved = town.service_text("openai-chat", pins={"model": "m2"})
+    town.commit({"services/openai-chat.yaml": moved}, "Pin the next model")
+    reconciler.one_pass(patience=5.0)
+    repository = open_repository(tmp_path / "state", town.root)
+    judged = repository.requests(repository.state)["rotate-1"]
+    assert (judged.verdict, judged.approved_by) == ("approved", ("bob",))
+    (row,) = next_pass(repository, None, town.clock).rows
+    assert (row.service, row.step, row.reason) == ("stripe-pay", "hold", "AgentNotSeen")
+    repository.close()
+    town.start_agent("stripe-pay")
+    town.clock.advance(minutes=5)
+    town.settle(reconciler)
+    assert town.keys["stripe-pay"].history == ["key-1"]
+    reconciler.close()
+    prove(town)
+    town.close()
+    store.close()

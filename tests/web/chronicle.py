@@ -269,9 +269,10 @@ class Chronicle:
         data: bytes | None = None,
         parents: tuple[str, ...] = (),
         signed: bool = True,
+        waits: Mapping[str, str] | None = None,
     ) -> str:
-        """A heartbeat at the present time."""
-        heartbeat = Heartbeat(who, instant_text(self.now), interval, self.ref(MAIN), probes)
+        """A heartbeat at the present time; `waits` says why operations have no result yet."""
+        heartbeat = Heartbeat(who, instant_text(self.now), interval, self.ref(MAIN), probes, waits or {})
         signer = KEYS[key or who]
         made = self.store.write(
             Draft(

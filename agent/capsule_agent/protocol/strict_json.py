@@ -92,6 +92,8 @@ def _check_surrogates(value: Any) -> None:
 
 
 def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return  # too few to nest deeper, wherever they stand
     depth = 0
     in_string = False
     escaped = False

@@ -8,6 +8,6 @@ ssh-keygen); every process ends with this one, however it ends. Called by capsul
 from __future__ import annotations
 
 from capsule.commands.demo.play import Story, play
-from capsule.commands.demo.stage import Narrator
+from capsule.commands.demo.stage import Narrator, SshServer
 
-__all__ = ["Narrator", "Story", "play"]
+__all__ = ["Narrator", "SshServer", "Story", "play"]

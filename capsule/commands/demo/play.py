@@ -17,7 +17,17 @@ from capsule.commands.demo.proofs import (
     no_secret_in,
     tampering_is_noticed,
 )
-from capsule.commands.demo.stage import ROTATED, Narrator, Ran, Stage, capsule_up, set_stage, wait_until
+from capsule.commands.demo.stage import (
+    BEHIND_SSH,
+    ROTATED,
+    Narrator,
+    Ran,
+    SshServer,
+    Stage,
+    capsule_up,
+    set_stage,
+    wait_until,
+)
 from capsule.lifecycle import FINAL
 
 _SHOWN_LINES = 30
@@ -44,9 +54,11 @@ def play(
     bind: tuple[str, int],
     stay: bool,
     stop: threading.Event | None = None,
+    ssh_server: SshServer = "auto",
 ) -> Story:
     """Play the demo in `folder` (a temporary one when None); with `stay`, keep everything up until `stop`.
 
+    `ssh_server` chooses the one that the third service is behind; "auto" takes OpenSSH's where it works.
     Raises WrongUsage for a folder that is not empty, CommandError when something does not start.
     """
     story = Story()
@@ -55,7 +67,9 @@ def play(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capsule-demo-")))
         narrator.chapter("The stage")
         narrator.say("An AWS that runs on this machine (moto), three services in front of it, alice and bob.")
-        stage = stack.enter_context(set_stage(folder.absolute(), datetime.now(UTC).replace(microsecond=0)))
+        now = datetime.now(UTC).replace(microsecond=0)
+        stage = stack.enter_context(set_stage(folder.absolute(), now, ssh_server))
+        narrator.say(f"{BEHIND_SSH} listens on no port: it is reached over SSH alone ({stage.door.server}).")
         story.root = stage.root
         story.dashboard = stack.enter_context(capsule_up(stage, bind))
         _Play(stage, narrator, story).all()
@@ -96,6 +110,7 @@ class _Play:
         self._nothing_happens_without_approval(old)
         self._bob_approves()
         self._the_key_is_rotated(old)
+        self._over_ssh()
         self._the_commits()
         self._the_proof([old.secret, self._stage.credentials().secret])
 
@@ -158,6 +173,30 @@ class _Play:
             "a new key is in use, and it works", new.id != old.id and upstream.key_works(new.id, new.secret)
         )
         self._check("exactly one key was created", upstream.count_key_creations(ROTATED) == 1)
+
+    def _over_ssh(self) -> None:
+        self._narrator.chapter("A service where only SSH is open")
+        self._narrator.say(
+            f"{BEHIND_SSH} is behind {self._stage.door.server}: a forced command, and a pinned host key."
+        )
+        ran = self._stage.capsule(
+            *("request", "runHealthCheck", BEHIND_SSH, "--reason", "Is it reachable?"), person="alice"
+        )
+        self._show(f"capsule request runHealthCheck {BEHIND_SSH} --reason …", ran)
+        self._check("a health check needs no approval, only a signature", ran.code == 0)
+        done = wait_until(lambda: bool(self._health_check()))
+        self._show("capsule requests", self._stage.capsule("requests"))
+        self._check("it was executed over SSH, and succeeded", done and self._health_check() == "Succeeded")
+        self._check("the SSH server's log has the reconciler's login", self._stage.door.logins() > 0)
+        self._check(
+            "that login runs nothing else (ssh … echo anything else)",
+            not self._stage.login_runs_anything_else(),
+        )
+
+    def _health_check(self) -> str:
+        """The phase of the health check once it is a final one; empty before."""
+        phases = [row["phase"] for row in self._json("requests") if row["name"] != self._request]
+        return phases[0] if phases and phases[0] in FINAL else ""
 
     def _the_commits(self) -> None:
         self._narrator.chapter("The commits")

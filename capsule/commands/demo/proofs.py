@@ -80,7 +80,7 @@ def no_secret_in(stage: Stage, secrets: list[str]) -> bool:
     done = subprocess.run(
         ["git", "-C", str(stage.state), "cat-file", "--batch", "--batch-all-objects"], capture_output=True
     )
-    private = [_body(stage.key(person)) for person in ("alice", "bob")]
+    private = [_body(stage.key(person)) for person in ("alice", "bob", "login")]
     private += [_body(stage.folder / "services" / name / "agent.key") for name in stage.services]
     forbidden = [*(secret.encode() for secret in secrets), *private, b"PRIVATE KEY-----"]
     return done.returncode == 0 and bool(done.stdout) and not any(each in done.stdout for each in forbidden)

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
 from capsule.commands.init import init
 from capsule.commands.keys import make_key_pair
 
 ROTATED = "mail-sender"
+BEHIND_SSH = "archive-worker"
+SshServer = Literal["auto", "openssh", "built-in"]
 _READY_SECONDS = 60.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -56,6 +58,7 @@ spec:
 spec:
   agent:
     endpoint: "ENDPOINT"
+    hostKey: "HOST"
     key: "KEY"
   pins: {version: "0.9.0", storageClass: STANDARD}
   health: {interval: 2s, timeout: 5s}
@@ -156,6 +159,21 @@ class Stage:
         """Run stock git on the state repository."""
         return _run(["git", "-C", str(at or self.state), *arguments], _environment(), stdin)
 
+    @property
+    def login(self) -> Path:
+        """The private key that the reconciler logs in with where only SSH is open."""
+        return self.key("login")
+
+    @property
+    def door(self) -> Any:
+        """The SSH server that alone leads to the service behind it."""
+        return self.services[BEHIND_SSH].door
+
+    def login_runs_anything_else(self) -> bool:
+        """Whether stock ssh, with the reconciler's login, gets another command run there."""
+        doors = importlib.import_module(f"{self.examples.__package__}.ssh_door")
+        return bool(doors.runs_what_is_asked_for(self.door, self.login))
+
     def credentials(self) -> Any:
         """The access key that the rotated service uses now."""
         reader = importlib.import_module(f"{self.examples.__package__}.iam_keys")
@@ -163,7 +181,7 @@ class Stage:
 
 
 @contextmanager
-def set_stage(folder: Path, now: datetime) -> Iterator[Stage]:
+def set_stage(folder: Path, now: datetime, ssh_server: SshServer = "auto") -> Iterator[Stage]:
     """Start the upstream and the services in `folder`, and make the state repository; end all at the end."""
     _require_empty(folder)
     examples = load_examples()
@@ -175,9 +193,19 @@ def set_stage(folder: Path, now: datetime) -> Iterator[Stage]:
             (owners / f"{person}.pub").write_text(f"{key.text} {person}\n", encoding="utf-8")
         try:
             upstream = running.enter_context(examples.start_upstream(folder / "services"))
+            make_key_pair(folder / "keys" / "login", "reconciler's login")
             services = {
                 name: running.enter_context(
-                    examples.start_service(name, folder / "services", upstream, owners)
+                    examples.start_service_behind_ssh(
+                        name,
+                        folder / "services",
+                        upstream,
+                        owners,
+                        folder / "keys" / "login",
+                        server=ssh_server,
+                    )
+                    if name == BEHIND_SSH
+                    else examples.start_service(name, folder / "services", upstream, owners)
                 )
                 for name in _SERVICES
             }
@@ -207,6 +235,8 @@ def capsule_up(stage: Stage, bind: tuple[str, int]) -> Iterator[str]:
         return [
             *(sys.executable, "-m", "capsule", "-C", str(stage.state)),
             *("up", "--bind", f"{host}:{chosen}"),
+            # What the visitor's own ~/.ssh says is none of the demo's business.
+            *("--ssh-key", str(stage.login), "--ssh-config", os.devnull, "--known-hosts", os.devnull),
         ]
 
     def answers(chosen: int) -> bool:
@@ -262,7 +292,9 @@ def load_examples() -> ModuleType:
 
 def _service_document(name: str, service: Any) -> str:
     head = f"apiVersion: capsule/v1\nkind: Service\nmetadata:\n  name: {name}\n"
-    return head + _SERVICES[name].replace("ENDPOINT", service.endpoint).replace("KEY", service.public_key)
+    host_key = service.door.host_key if service.door else ""
+    text = _SERVICES[name].replace("ENDPOINT", service.endpoint).replace("HOST", host_key)
+    return head + text.replace("KEY", service.public_key)
 
 
 def _require_empty(folder: Path) -> None:

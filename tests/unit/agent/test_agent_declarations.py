@@ -13,6 +13,8 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 
+from capsule.documents.problems import FORBIDDEN
+from capsule.trust.receipts import open_receipt, open_report
 from capsule_agent import ActionError, Agent, DeclarationError, Field, Health, cli
 from capsule_agent.journal import Journal
 from capsule_agent.protocol.messages import Receipt, Report
@@ -289,6 +291,61 @@ def test_health_is_bounded_and_never_raises(tmp_path: Path) -> None:
         assert report(agent).health.detail == "the health check did not answer within 0.05 s"
     assert len(asked) == 1
     go.set()
+
+
+def test_no_text_of_an_adapter_makes_its_whole_report_unbelievable(agent: Agent) -> None:
+    """A caller throws away a report with one unsafe text in it; the service would look unreachable."""
+    awkward = "".join(chr(code) for code in range(0x10FFFF, -1, -1) if FORBIDDEN.search(chr(code)))
+    agent.health(lambda: Health("DEGRADED", f"disk\nfull {awkward}"))
+    agent.config("banner", lambda: awkward)
+    agent.config("long", lambda: "y" * 9000)
+    agent.config("number", lambda: 10**40)
+    agent.config("endless", lambda: 10**5000)
+    agent.config("half", lambda: "\ud800")
+
+    @agent.action("load", params={"how": Field(str, f"In what way:\n  slow{awkward}", required=False)})
+    def load(how: str = "") -> Sent:
+        raise ActionError(f"no\n{awkward}")
+
+    answer = agent.answer("/capsule/v1/report", b'{"nonce": "n"}')
+    found = open_report(answer.body, key("agent").public, service=SERVICE, nonce="n")
+    assert found.health.detail.startswith("disk full ")
+    assert str(found.config["banner"]).startswith("hmac-sha256:")
+    assert str(found.config["long"]).startswith("hmac-sha256:")
+    assert str(found.config["half"]).startswith("hmac-sha256:")
+    assert found.config["number"] == str(10**40)
+    assert "endless" not in found.config
+    ask = Ask(action="load", params={"how": "x"})
+    told = agent.answer("/capsule/v1/order", body(ask.envelope())).body
+    opened = open_receipt(
+        told, key("agent").public, repository=ask.repository, service=SERVICE, op_id=ask.op_id
+    )
+    assert (opened.receipt.outcome, opened.receipt.message[:3]) == ("failed", "no ")
+
+
+@pytest.mark.parametrize("version", ["", "1.8\n", "1\x1b[2J", "x" * 101, "1\u3164"])
+def test_a_version_is_one_short_line(tmp_path: Path, version: str) -> None:
+    with pytest.raises(DeclarationError, match="expected one line of 1 to 100 characters"):
+        Agent(SERVICE, version=version, observe=True)
+
+
+def test_more_than_a_caller_believes_is_told_at_start(agent: Agent) -> None:
+    for at in range(64):
+        agent.config(f"item{at}", lambda: "x")
+    with pytest.raises(DeclarationError, match="at most 64 items"):
+        agent.config("oneMore", lambda: "x")
+    for at in range(64 - len(report(agent).actions)):
+        agent.action(f"action{at}")(lambda order: None)
+    with pytest.raises(DeclarationError, match="at most 64 actions"):
+        agent.action("oneMore")
+    for field in ({"pattern": "a\nb"}, {"choices": ("a\u200b",)}, {"default": "x" * 2001}):
+        with pytest.raises(DeclarationError, match="expected one line"):
+            Field(str, **field)  # type: ignore[arg-type]  # each is right for its field
+
+
+def test_a_number_beyond_53_bits_is_no_value(agent: Agent) -> None:
+    with pytest.raises(BadValue, match="within 53 bits"):
+        check_params({"n": Field(int)}, {"n": 2**53})
 
 
 def test_run_health_check_is_an_action_and_can_be_replaced(agent: Agent) -> None:

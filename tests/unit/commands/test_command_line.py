@@ -6,15 +6,20 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import capsule
 from capsule.cli.app import VERBS
+from capsule.cli.reads import _service_cells
 from capsule.commands.reasons import REASONS
+from capsule.view.build import snapshot
+from capsule.view.model import ConditionRow
 from tests.e2e.installation import environment
 from tests.unit.commands.conftest import Office
+from tests.web.integration_services import integration_services
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,16 @@ def test_services_can_be_chosen_by_label_and_status(office: Office) -> None:
     assert names("-l", "env=test", "-l", "team=none") == []
     assert names("--status", "healthy") == []
     assert "No service fits." in office.run("services", "--status", "HEALTHY").output
+
+
+def test_a_condition_is_told_with_its_message_and_not_only_its_name() -> None:
+    story = integration_services()
+    seen = snapshot(story.store, story.store.refs(), story.root, story.now)
+    outdated = ConditionRow("TrustOutdated", "TrustOutdated", "list 1, in force is 2")
+    row = replace(seen.services[0], conditions=(outdated, ConditionRow("KeyOverdue", "KeyOverdue", "")))
+    assert (
+        _service_cells(row, story.now)[-1] == "TrustOutdated: list 1, in force is 2; KeyOverdue: KeyOverdue"
+    )
 
 
 def test_the_plan_says_why_an_approved_request_waits(office: Office) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.unit.commands.conftest import Office
+from capsule.commands.init import init
+from tests.unit.commands.conftest import AGENT_KEY, Office, right_now
 
 
 def _reasons(office: Office, verdict: str = "mend", person: str = "alice") -> set[str]:
@@ -88,3 +89,26 @@ def test_plain_http_and_observed_services_and_weak_evidence(office: Office) -> N
 def test_outside_of_a_repository_it_says_so(office: Office) -> None:
     done = office.run("doctor", at=office.folder / "keys")
     assert (done.exit_code, "NoRepository" in done.output) == (1, True)
+
+
+def test_hosts_whose_ssh_key_is_not_known_with_the_line_to_add(office: Office) -> None:
+    service = (office.state / "services" / "openai-chat.yaml").read_text()
+    service = service.replace("http://127.0.0.1:9", "ssh://capsule@db.internal:2222")
+    office.sit_down("alice")
+    state = office.folder / "over-ssh"
+    init(state, right_now(), files={"services/openai-chat.yaml": service.encode()})
+    known = office.folder / "known_hosts"
+    known.write_text("")
+    config = office.folder / "ssh_config"
+    config.write_text("Host db.internal\n ProxyJump bastion\n")
+    options = ("--known-hosts", str(known), "--ssh-config", str(config))
+
+    done = office.run("doctor", *options, at=state)
+    assert done.exit_code == 1
+    assert f"add what it says to {known}" in done.output
+    assert "[db.internal]:2222 ssh-ed25519 AAAA…" in done.output
+    assert "bastion ssh-ed25519 AAAA…" in done.output
+    known.write_text(f"[db.internal]:2222,bastion {AGENT_KEY}\n")
+    assert "HostKeyUnknown" not in office.run("doctor", *options, at=state).output
+    config.write_text("Host *\n ProxyCommand nc %h %p\n")
+    assert "SshConfigInvalid" in office.run("doctor", *options, at=state).output

@@ -247,6 +247,7 @@ def test_a_silent_claim_of_another_is_taken_over_with_the_next_attempt() -> None
     edited = request(digest="sha256:" + "b" * 64)
     assert not decide(world(edited, records=other, lost_leases=lost)).begin
     assert not decide(world(records=other, lost_leases=lost)).begin
+    assert not decide(world(judged, records=other, lost_leases=lost, state=suspended())).begin
 
 
 def cancel(victim: str = "rotate-1", name: str = "cancel-1") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from capsule.trust.objects import MissingObject, ObjectKind
 from capsule.view.build import SnapshotCache, Unreadable, snapshot
 from capsule.view.heartbeat import Heartbeat, encode_heartbeat
 from capsule.view.model import RequestRow, ServiceRow, Snapshot
+from capsule.view.requests import with_waits
 from tests.web.chronicle import KEYS, POLICY_TEXT, RECONCILER, Chronicle, service_text
 from tests.web.integration_services import (
     CHECK_ZENDESK,
@@ -385,6 +387,36 @@ def test_an_operation_runs_until_it_has_a_result() -> None:
     assert done.outcome == "succeeded"
 
 
+def test_an_operation_under_way_says_what_its_reconciler_last_said_of_it() -> None:
+    story = _one_service()
+    cache = SnapshotCache()
+    name = "20261101-r-a1b2"
+    asked = story.request(name, "rotateKey", ("solo",), reason="x", approvals={"bob": "approve"})
+    story.record(story.claim(asked, "solo", approved_by=("bob",)), "claim")
+    story.beat({}, waits={f"{name}/solo": "AgentTimeout: no answer", "gone/solo": "x"})
+    row = request(look(story, cache), name)
+    assert (row.phase, row.message) == ("Running", "1 running; solo: AgentTimeout: no answer")
+    assert [item.message for item in row.operations] == ["AgentTimeout: no answer"]
+    story.beat({}, waits={"other/solo": "x"})
+    assert request(look(story, cache), name).message == "1 running"
+    story.beat({}, waits={f"{name}/solo": "AgentTimeout: no answer"})
+    story.record(story.result(asked, "solo", "succeeded", "Succeeded"), "done")
+    assert request(look(story, cache), name).phase == "Succeeded"
+    assert "AgentTimeout" not in request(look(story, cache), name).message
+
+
+def test_of_several_operations_under_way_the_first_is_told_and_the_rest_counted() -> None:
+    story = integration_services()
+    row = request(look(story), ROLLOUT)
+    under_way = [
+        replace(row.operations[0], service=name, outcome=outcome)
+        for name, outcome in (("a", "running"), ("b", "running"), ("c", "failed"))
+    ]
+    told = with_waits(replace(row, operations=tuple(under_way)), {f"{ROLLOUT}/{name}": "W" for name in "abc"})
+    assert told.message == f"{row.message}; a: W (and 1 more)"
+    assert [each.message == "W" for each in told.operations] == [True, True, False]
+
+
 def test_damaged_records_are_said_and_hide_nothing(story: Chronicle) -> None:
     folder = story.folder(ROTATE_OPENAI)
     story.record({folder.claim("openai-chat", 1): b"kind: ["}, "damage")
@@ -478,6 +510,15 @@ def test_a_shallow_clone_is_said(story: Chronicle) -> None:
     story.store.remove([story.root])
     with pytest.raises(MissingObject):
         look(story)
+
+
+def test_a_history_that_was_left_out_is_a_condition(story: Chronicle) -> None:
+    whole = look(story)
+    cut = snapshot(story.store, story.store.refs(), story.root, story.now, cut=[story.ref(AUDIT)])
+    assert cut.conditions[:-1] == whole.conditions
+    assert (cut.conditions[-1].type, cut.conditions[-1].reason) == ("HistoryNotProved", "HistoryMissing")
+    assert cut.services == whole.services
+    assert cut.revision != whole.revision
 
 
 def _text(name: str) -> str:

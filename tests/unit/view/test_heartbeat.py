@@ -19,6 +19,7 @@ BEAT = Heartbeat(
         "openai-chat": Probe(AT, True, 23, "", "UP", True),
         "sms-gateway": Probe(AT, False, reason="ConnectTimeout"),
     },
+    {"rotate-1/openai-chat": "AgentTimeout: no answer in time"},
 )
 
 
@@ -57,6 +58,8 @@ def test_ten_thousand_probes_fit() -> None:
         ({"probes": {"a": {"at": AT, "ok": 1}}}, "probes.a.ok: expected bool"),
         ({"probes": {"a": {"at": AT, "ok": True, "more": 1}}}, "unknown field 'more'"),
         ({"probes": {"a": []}}, "probes.a: expected an object"),
+        ({"operations": {"r/s": 1}}, "operations.r/s: expected str"),
+        ({"operations": []}, "operations: expected an object"),
         ({"kind": "Hearthbeat"}, "Heartbeat.kind"),
         ({"probes": {"a": {"at": "2026-99-99T00:00:00Z", "ok": True}}}, "probes.a.at"),
         ({"probes": {"a": {"ok": True}}}, "'at' is missing"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from capsule.documents.paths import AUDIT
+from capsule.trust.objects import MissingObject
 from capsule.view.trail import on_trail, trail, trail_page
 from tests.web.chronicle import Chronicle
 
@@ -90,3 +91,16 @@ def test_one_malformed_commit_hides_nothing_behind_it(story: Chronicle) -> None:
 
 def test_history_that_never_meets_the_root_ends_where_it_begins(story: Chronicle) -> None:
     assert list(trail(story.store, story.ref(AUDIT), "f" * 40))[-1].subject == "Begin"
+
+
+def test_a_clone_that_ends_before_the_root_says_so_whatever_is_looked_for(story: Chronicle) -> None:
+    rows = list(trail(story.store, story.ref(AUDIT), story.root))
+    story.store.remove([row.commit for row in rows[4:]])
+    for filters in ({}, {"service": "a"}, {"service": "nobody"}):
+        last = list(trail(story.store, story.ref(AUDIT), story.root, **filters))[-1]
+        assert (last.commit, last.at) == (rows[4].commit, rows[3].at)
+        assert last.subject == "not in this clone: this commit, and what was before it"
+    page = trail_page(story.store, story.ref(AUDIT), story.root, limit=100, search=100)
+    assert (len(page.rows), page.following) == (5, None)
+    with pytest.raises(MissingObject):
+        next(trail(story.store, rows[4].commit, story.root))

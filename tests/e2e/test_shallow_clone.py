@@ -1,0 +1,132 @@
+"""A small clone for dashboards and CI: it shows what is, and says what it cannot prove."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from capsule.store.git import open_store
+from capsule.web.app import create_app
+from tests.e2e.installation import House, Ran
+from tests.git_servers import assert_sound, bare_repository, git, http_git
+
+
+@pytest.fixture
+def served(house: House, tmp_path: Path) -> Iterator[str]:
+    """The house's repository on a server, after one executed request; alice's clone reconciles."""
+    bare = bare_repository(tmp_path / "served" / "state.git")
+    git(bare, "config", "uploadpack.allowFilter", "true")
+    house.git("push", "--quiet", str(bare), "main")
+    with http_git(tmp_path / "served") as web:
+        house.git("remote", "add", "origin", web.url("state.git"))
+        _work(house, "OPS-1")
+        yield web.url("state.git")
+
+
+def _work(house: House, why: str) -> None:
+    """Alice asks for a health check, the reconciler executes it."""
+    ran = house.capsule("request", "runHealthCheck", "openai-chat", "--reason", why)
+    assert ran.code == 0, ran.err
+    done = house.capsule("reconcile", "--once")
+    assert done.code == 0, done.err
+
+
+def _clone(house: House, url: str, *options: str) -> Path:
+    place = house.folder / "small"
+    ran = house.capsule("clone", url, str(place), "--shallow", *options, person="carol", at=house.folder)
+    assert ran.code == 0, ran.err
+    return place
+
+
+def _told(ran: Ran, reason: str) -> None:
+    assert (ran.code, f"[{reason}]" in ran.err) == (3, True), ran.out + ran.err
+
+
+def test_a_shallow_clone_shows_what_is_and_says_what_it_cannot_prove(house: House, served: str) -> None:
+    place = _clone(house, served, "--root", house.root)
+    whole = git(house.state, "rev-list", "--count", "origin/audit", "origin/main").strip()
+    assert int(whole) > 6
+    assert git(place, "rev-list", "--count", "origin/audit").strip() == "1"
+    assert git(place, "rev-parse", "main") == git(house.state, "rev-parse", "origin/main")
+    assert_sound(place)
+
+    def rows(verb: str, at: Path) -> object:
+        keys = ("name", "status", "phase", "model", "version")
+        listed = json.loads(house.capsule(verb, "--json", at=at, person="carol").out)
+        return [{key: row.get(key) for key in keys} for row in listed]
+
+    for verb in ("services", "requests"):
+        assert rows(verb, place) == rows(verb, house.state)
+    assert "HistoryMissing" in house.capsule("services", at=place).err
+    assert house.capsule("check", at=place).code == 0
+    assert house.capsule("check", "main", at=place).code == 0
+    log = house.capsule("log", at=place)
+    assert (log.code, log.out.count("\n"), "not in this clone" in log.out) == (0, 3, True), log.out
+
+    told = house.capsule("audit", "verify", "--root", house.root, at=place)
+    _told(told, "HistoryMissing")
+    assert f"git -C {place} fetch --unshallow" in told.err
+    key = house.state / ".git" / "capsule" / "reconciler_ed25519"
+    _told(house.capsule("reconcile", "--once", "--key", str(key), at=place), "HistoryMissing")
+
+    house.git("fetch", "--quiet", "--unshallow", at=place)
+    proved = house.capsule("audit", "verify", "--root", house.root, at=place)
+    assert (proved.code, "1 operation proved" in proved.out) == (0, True), proved.out
+    assert "HistoryMissing" not in house.capsule("services", at=place).err
+
+
+def test_the_dashboard_of_a_shallow_clone_follows_the_server(house: House, served: str) -> None:
+    place = _clone(house, served, "--root", house.root, "--bare")
+    app = create_app(lambda: open_store(place), house.root, lambda: datetime.now(UTC))
+    pages = app.test_client()
+    before = pages.get("/api/v1/requests").json
+    assert [each["reason"] for each in before["repository"]["conditions"]][-1] == "HistoryMissing"
+    _work(house, "OPS-2")
+    store = open_store(place)
+    store.refresh()
+    assert store.refs()["refs/heads/audit"] == git(house.state, "rev-parse", "origin/audit").strip()
+    store.close()
+    assert pages.get("/api/v1/requests").json["total"] == before["total"] + 1
+    for page in ("/", "/requests", "/audit"):
+        shown = pages.get(page)
+        assert shown.status_code == 200, page
+    assert "not in this clone" in shown.text
+    app.extensions["capsule.picture"].close()
+
+
+def test_without_a_root_a_shallow_clone_says_so_and_goes_on(house: House, served: str) -> None:
+    place = _clone(house, served)
+    assert house.capsule("services", at=place).code == 0
+    doctor = house.capsule("doctor", at=place)
+    assert f"git -C {place} config capsule.root {house.root}" in doctor.out
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_a_clone_that_cuts_main_is_told_apart_from_another_repository(
+    house: House, served: str, root: bool
+) -> None:
+    place = house.folder / "cut"
+    house.git("clone", "--quiet", "--depth=1", "--no-single-branch", served, str(place), at=house.folder)
+    options = ("--root", house.root) if root else ()
+    for verb in (("services",), ("audit", "verify")):
+        _told(house.capsule(*options, *verb, at=place), "HistoryMissing")
+    house.git("fetch", "--quiet", "--unshallow", at=place)
+    proved = house.capsule(*options, "audit", "verify", at=place)
+    assert ("1 operation proved" in proved.out, "does not hold" in proved.out) == (True, False), proved.out
+
+
+def test_a_partial_clone_is_named_and_mended_by_the_commands_it_prints(house: House, served: str) -> None:
+    place = house.folder / "partial"
+    house.git("clone", "--quiet", "--filter=blob:none", served, str(place), at=house.folder)
+    told = house.capsule("--root", house.root, "audit", "verify", at=place)
+    _told(told, "IncompleteClone")
+    commands = [line.strip() for line in told.err.splitlines() if line.startswith("  git ")]
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(command.split(), env=house.environment(), check=True, capture_output=True)
+    assert house.capsule("--root", house.root, "audit", "verify", at=place).code == 0
