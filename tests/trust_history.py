@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -199,11 +200,12 @@ class History:
         headers: bytes = b"",
         at: int = T0,
         name: str = "Someone",
+        email: str = "someone@example.com",
         namespace: str = sshsig.COMMIT,
         signature: str | None = None,
     ) -> str:
         head = f"tree {tree}\n" + "".join(f"parent {each}\n" for each in parents)
-        stamp = f"{name} <someone@example.com> {at} +0000"
+        stamp = f"{name} <{email}> {at} +0000"
         before = f"{head}author {stamp}\ncommitter {stamp}\n".encode() + headers
         after = f"\n{message}\n".encode()
         armored = signature if signature is not None or by is None else by.sign(before + after, namespace)
@@ -367,9 +369,10 @@ class Audit:
         trailers: Sequence[tuple[str, str]] = (),
         foreign: Mapping[str, bytes] | None = None,
         parents: Sequence[str] | None = None,
+        subject: str | None = None,
         **options: Any,
     ) -> str:
-        """One commit of audit; it takes in the tip of main where that is new."""
+        """One commit of audit; it takes in the tip of main where that is new, and tells what it holds."""
         for path, data in edits.items():
             if data is None:
                 self.machine.pop(path, None)
@@ -382,13 +385,20 @@ class Audit:
             self.people = dict(self.history.files)
         tree = self.history.tree({**self.people, **self.machine, **(foreign or {})})
         lines = [*trailers, ("Capsule-Revision", self.observed)]
-        message = "a fact\n\n" + "\n".join(f"{name}: {value}" for name, value in lines)
+        who = next((each for each in MACHINES if by and by.public == key(each).public), "reconciler-1")
+        honest: dict[str, Any] = {
+            "name": who,
+            "email": f"{who}@reconciler.invalid",
+            "at": _moment(edits),
+        }
+        told = _told(edits, self.observed) if subject is None else subject
+        message = f"{told}\n\n" + "\n".join(f"{name}: {value}" for name, value in lines)
         self.tip = self.history.raw_commit(
             tree,
             parents or [*lineage, *branches],
             by=(by or key("reconciler-1")) if signed else None,
             message=message,
-            **options,
+            **(honest | options),
         )
         return self.tip
 
@@ -499,6 +509,49 @@ class Audit:
         """Why the first bad commit is bad; None when all hold."""
         bad = self.verdict().first_bad
         return bad.reason if bad else None
+
+
+MACHINES = ("reconciler-1", "reconciler-2")
+NOON = 1_795_435_200  # 2026-11-23T12:00:00Z
+
+
+def _field(data: bytes | None, name: str) -> str:
+    """The first value of that name in a record, as its text says it."""
+    found = re.search(rf"^ *{name}: \"?([^\n\"]*)", (data or b"").decode(errors="replace"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _moment(edits: Mapping[str, bytes | None]) -> int:
+    """When a commit with these records was made: at the time of its refusal, else at noon."""
+    times = [_field(data, "recordedAt") for path, data in edits.items() if path.endswith("/refusal.yaml")]
+    return int(datetime.fromisoformat(times[0].replace("Z", "+00:00")).timestamp()) if times else NOON
+
+
+def _told(edits: Mapping[str, bytes | None], observed: str) -> str:
+    """The subject of an honest commit that makes these edits."""
+    claims = [data for path, data in edits.items() if "/claim-" in path]
+    results = [data for path, data in edits.items() if path.endswith("/result.yaml")]
+    refusals = [data for path, data in edits.items() if path.endswith("/refusal.yaml")]
+    statuses = sorted(path[7:-5].rpartition("/")[2] for path in edits if path.startswith("status/"))
+    if refusals:
+        request, phase, reason = (_field(refusals[0], name) for name in ("request", "phase", "reason"))
+        more = len(refusals) + bool(claims) + bool(results) - 1
+        return f"{request}: {phase} ({reason})" + (f" (+{more} more)" if more else "")
+    facts = claims or results
+    if facts:
+        outcomes = ["claimed" if claims else _field(data, "outcome") for data in facts]
+        action = _field(facts[0], "action")
+        if len(facts) > 1:
+            return f"{action}: {len(facts)} {outcomes[0]}"
+        both = " (+1 more)" if claims and results else ""
+        return f"{action} {_field(facts[0], 'service')}: {outcomes[0]}{both}"
+    if statuses:
+        return (
+            f"status {statuses[0]}: changed"
+            if len(statuses) == 1
+            else f"status of {len(statuses)} services: x"
+        )
+    return f"take in main {observed[:12]}"
 
 
 CLAIMED = (

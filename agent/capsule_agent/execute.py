@@ -67,6 +67,7 @@ class Executor:
         trusted = self._authenticate(envelope, order)
         try:
             self._check_call(order, trusted)
+            verify.check_not_after(order, self.clock())
             verify.check_operation_id(order)
             known = self.journal.find(order.op_id)
             if known is not None and known.step != "Fenced":
@@ -80,7 +81,10 @@ class Executor:
             return self._refuse_for_good(order, refusal)
 
     def query(self, envelope: Envelope) -> str:
-        """What became of an operation; the signed receipt. Raises Untrusted, InvalidMessage."""
+        """What became of an operation; the signed receipt. Raises Untrusted, InvalidMessage.
+
+        `notAfter` does not bind it: to answer late harms nothing, and a late tombstone only prevents.
+        """
         query = decode(Query, envelope.payload.encode())
         trusted = self._authenticate(envelope, query)
         try:
@@ -109,7 +113,6 @@ class Executor:
     def _check_call(self, call: Order | Query, trusted: verify.Trusted) -> None:
         verify.check_service(call, self.service)
         verify.check_repository(call, trusted.signers)
-        verify.check_not_after(call, self.clock())
         verify.check_attempt_number(call)
 
     def _authorise(

@@ -31,7 +31,7 @@ REASONS: dict[str, str] = {
     "GenerationOutdated": "A desired-state order of this or a later generation was seen before.",
     "InternalError": "The agent itself failed, for example because its disk is full.",
     "InterruptedBeforeEffect": "The agent stopped before anything was done.",
-    "InterruptedInEffect": "The agent stopped while it was being done: a person must look.",
+    "InterruptedInEffect": "The agent stopped or failed while it was being done: a person must look.",
     "InterruptedInSwitch": "The agent stopped while switching keys, and cannot tell which key is in use.",
     "KeyInUseUnclear": "The key store does not show exactly one key in use; nothing was created.",
     "KeyStoreUnreachable": "A rotation stopped, and the key store does not say how far it came.",

@@ -19,10 +19,11 @@ from typing import Any
 from capsule_agent.journal import Journal
 from capsule_agent.protocol.messages import Outcome, instant_text
 from capsule_agent.sensitive import Redactor
-from capsule_agent.values import DeclarationError, Field
+from capsule_agent.values import BadValue, DeclarationError, Field, Scalar
 
 DURATION = re.compile(r"(0|[1-9][0-9]{0,8})(s|m|h|d)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_GRACE = "3650d"
 _RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
 OUTPUTS = {
     "keyId": Field(str, "Id of the new key"),
@@ -51,6 +52,19 @@ class FoundKey:
     created_at: datetime | None = None
 
 
+class Grace(Field):
+    """The parameter `grace`: a duration of at most MAX_GRACE."""
+
+    __slots__ = ()
+
+    def check(self, value: object) -> Scalar:
+        """`value`, when it fits. Raises BadValue."""
+        text = Field.check(self, value)
+        if seconds(str(text)) > seconds(MAX_GRACE):
+            raise BadValue(f"expected at most {MAX_GRACE}")
+        return text
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """How an adapter rotates its key; each function may raise, and is told nothing twice.
@@ -73,12 +87,14 @@ class Rotation:
     def __post_init__(self) -> None:
         if not DURATION.fullmatch(self.grace):
             raise DeclarationError('Rotation.grace: expected a duration such as "24h" or "0s"')
+        if seconds(self.grace) > seconds(MAX_GRACE):
+            raise DeclarationError(f"Rotation.grace: expected at most {MAX_GRACE}")
 
     @property
     def params(self) -> dict[str, Field]:
         """The parameters of rotateKey."""
-        text = "How long the previous key lives on, such as 24h; 0s revokes it at once, for a leak"
-        return {"grace": Field(str, text, pattern=DURATION.pattern, default=self.grace)}
+        text = f"How long the previous key lives on, at most {MAX_GRACE}; 0s revokes it at once, for a leak"
+        return {"grace": Grace(str, text, pattern=DURATION.pattern, default=self.grace)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +150,22 @@ class Rotator:
             self._do.switch(key)
         except Exception as error:
             self._redactor.log_exception("the rotation failed; it is rolled back")
-            return self.settle(op_id, type(error).__name__)
-        self._record_switch(op_id, key.id)
-        return self._conclude(op_id)
+            return self._settle_now(op_id, type(error).__name__)
+        try:
+            self._record_switch(op_id, key.id)
+            return self._conclude(op_id)
+        except Exception as error:
+            self._redactor.log_exception("the key was switched; what follows failed and is settled")
+            return self._settle_now(op_id, type(error).__name__)
+
+    def _settle_now(self, op_id: str, cause: str) -> Ending:
+        """Settle; when that fails too, a doubt: nobody may read that nothing was changed."""
+        try:
+            return self.settle(op_id, cause)
+        except Exception as error:
+            self._redactor.log_exception("a rotation could not be settled")
+            text = f"{cause}, then {type(error).__name__} while it was settled: look which key is in use"
+            return Ending("unknown", "InterruptedInEffect", text)
 
     def settle(self, op_id: str, cause: str) -> Ending:
         """Ask the key store what happened to a rotation that stopped somewhere; finish it or roll it back."""

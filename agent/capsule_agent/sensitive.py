@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from capsule_agent.values import MAX_TEXT, BadValue, Fields, Scalar, is_plain, plain_line
@@ -19,6 +20,7 @@ from capsule_agent.values import MAX_TEXT, BadValue, Fields, Scalar, is_plain, p
 log = logging.getLogger("capsule_agent")
 MAX_LINE = 500
 _REMEMBERED = 64
+_MAX_FRAMES = 30
 
 
 class Redactor:
@@ -100,5 +102,20 @@ class Redactor:
         return kept, dropped
 
     def log_exception(self, what: str) -> None:
-        """Log the present exception locally, redacted."""
-        log.error("%s\n%s", what, self.redact(traceback.format_exc()))
+        """Log locally that the present exception happened: its class and where, never what it says.
+
+        What adapter code raises may carry a secret that nobody here has seen yet, such as a key that was
+        created and never handed over.
+        """
+        log.error("%s\n%s", what, self.redact("\n".join(_places(sys.exception()))))
+
+
+def _places(error: BaseException | None) -> Iterator[str]:
+    """Class and frames of an exception and of those it came from, without any of their values."""
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        yield f"{type(error).__module__}.{type(error).__qualname__}, raised at (the last call last):"
+        for frame in traceback.extract_tb(error.__traceback__, limit=-_MAX_FRAMES):
+            yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -170,14 +170,14 @@ def check_repository(call: Order | Query, signers: Signers) -> None:
         raise Refusal("OrderForOtherRepository", f"this agent belongs to repository {signers.repository}")
 
 
-def check_not_after(call: Order | Query, now: datetime) -> None:
-    """The call is not too late."""
+def check_not_after(order: Order, now: datetime) -> None:
+    """The order is not too late."""
     try:
-        limit = instant(call.not_after)
+        limit = instant(order.not_after)
     except InvalidMessage as error:
         raise Refusal("OrderInvalid", f"notAfter: {error}") from None
     if now > limit:
-        raise Refusal("OrderTooLate", f"not to be begun after {call.not_after}")
+        raise Refusal("OrderTooLate", f"not to be begun after {order.not_after}")
 
 
 def check_attempt_number(call: Order | Query) -> None:

@@ -214,8 +214,7 @@ def _decide(options: Globals, name: str, word: Word, reason: str, yes: bool, as_
         seen = review(repository, identity, name, word, now())
         show_review(seen)
         ending = " and merge it into main" if seen.completes else ""
-        if not _agrees(f"{word.capitalize()} as {identity.principal}{ending}?", yes):
-            return
+        _ask_for_consent(f"{word.capitalize()} as {identity.principal}{ending}?", yes)
         show_decided(seen, decide(repository, identity, seen, word, reason, now()), word)
 
 
@@ -238,26 +237,30 @@ def _decide_change(
 ) -> None:
     from capsule.commands.change import decide_change, review_change
 
-    seen = review_change(repository, identity, branch, decision)
+    seen = review_change(repository, identity, branch, decision, now())
     show_change(seen)
-    if not _agrees(f"{decision.capitalize()} this change as {identity.principal}?", yes):
-        return
+    _ask_for_consent(f"{decision.capitalize()} this change as {identity.principal}?", yes)
     show_change_decided(seen, decide_change(repository, identity, seen, decision, reason, now()), decision)
 
 
-def _agrees(question: str, yes: bool) -> bool:
-    from capsule.commands.errors import WrongUsage
+def _ask_for_consent(question: str, yes: bool) -> None:
+    """Goes on only for a yes. Raises Exit (1) for a no, Abort for Ctrl-C, WrongUsage without a terminal."""
+    from capsule.commands.errors import FINDINGS, WrongUsage
 
     if yes:
-        return True
+        return
     if not sys.stdin.isatty():
         raise WrongUsage(
             "NobodyToAsk", "there is no terminal to ask on", "Add --yes if you have read the above."
         )
-    if click.confirm(question):
-        return True
-    Screen().line("Nothing was signed.")
-    return False
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        Screen(err=True).line("\nNothing was signed.")
+        raise
+    if not agreed:
+        Screen(err=True).line("Nothing was signed.")
+        raise click.exceptions.Exit(FINDINGS)
 
 
 COMMANDS = {"request": request, "approve": approve, "reject": reject, "cancel": cancel, "propose": propose}

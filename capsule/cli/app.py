@@ -103,8 +103,10 @@ class VerbGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.UsageError, BrokenPipeError):
+        except (click.exceptions.Exit, click.UsageError, BrokenPipeError):
             raise
+        except click.Abort:  # Ctrl-C at a prompt
+            ctx.exit(INTERRUPTED)
         except KeyboardInterrupt:
             click.echo("", err=True)
             ctx.exit(INTERRUPTED)

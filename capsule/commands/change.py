@@ -1,7 +1,8 @@
 """`capsule propose`, and `approve` and `reject` of a change of services, settings or policy on a branch.
 
 Rules kept: a word on a change names every path with the digest in force and the digest proposed; whoever
-proposed or wrote something approves nothing of it; main moves only when trust takes the whole change over.
+proposed or wrote something approves nothing of it; nothing is merged that was not shown; main moves only
+when trust takes the whole change over.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Literal
 from capsule.commands.errors import CommandError, RefusedByPolicy, WrongUsage
 from capsule.commands.git_program import GitFailed, catch_up, current_branch, is_ancestor, run_git
 from capsule.commands.init import ALLOWED_SIGNERS, write_allowed_signers
+from capsule.commands.proposing import refuse_broken, refuse_uncommitted
 from capsule.commands.repository import Repository
 from capsule.commands.signing import Identity
+from capsule.commands.unshown import refuse_unshown
 from capsule.commands.writing import Merged, branch_changes, commit_as, file_at, merge_into_main, move_branch
 from capsule.documents.codec import emit, load_as
 from capsule.documents.digests import bytes_digest, change_digest
@@ -37,6 +40,9 @@ from capsule.trust.objects import BadObject, read_blob, read_commit
 from capsule.trust.policy import may_approve, may_request, missing_approvals, rules_for_change, signer_of
 from capsule.trust.state import MissingApproval, PendingChange
 from capsule_agent.protocol.sshsig import APPROVAL, COMMIT, BadSignature
+
+_DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
+"""What trust takes for the document of a service, misnamed or not."""
 
 Decision = Literal["propose", "approve", "reject"]
 
@@ -86,26 +92,30 @@ def find_branch(repository: Repository, name: str | None) -> str:
 
 
 def review_change(
-    repository: Repository, identity: Identity, branch: str, decision: Decision
+    repository: Repository, identity: Identity, branch: str, decision: Decision, now: datetime
 ) -> ChangeReview:
     """What `identity` is asked to decide about the change on `branch`.
 
-    Raises WrongUsage when nothing of weight changes, RefusedByPolicy for a word that could never count.
+    Raises WrongUsage when nothing of weight changes, CommandError for a proposal with errors in it or edits
+    beside it, RefusedByPolicy for a word that could never count.
     """
     repository.require_pinned()
     repository.refresh()
+    if decision == "propose":
+        refuse_uncommitted(repository, branch, kind_of)
     tip = _tip(repository, branch, decision)
-    edits = {
-        path: data
-        for path, data in branch_changes(repository, repository.main, tip).items()
-        if kind_of(path) is not None
-    }
+    touched = branch_changes(repository, repository.main, tip)
+    edits = {path: data for path, data in touched.items() if kind_of(path) is not None}
     if not edits:
         raise WrongUsage(
             "NothingChanged",
             f"{_short(branch)} changes no service, no settings and no policy against main",
         )
+    if decision == "propose":
+        refuse_broken(repository, touched, now)
     changes = _digests(repository, edits)
+    if decision != "reject":
+        refuse_unshown(repository, _short(branch), tip, touched, edits.keys(), change_digest(changes))
     policy = repository.state.policy.document
     rules = _rules(repository, policy, edits)
     words, void = _words(repository, policy, tip, change_digest(changes))
@@ -227,7 +237,7 @@ def kind_of(path: str) -> ChangeKind | None:
         return "policy"
     if path == SETTINGS:
         return "settings"
-    return "service" if path.startswith(f"{SERVICES}/") and path.endswith(".yaml") else None
+    return "service" if path.startswith(f"{SERVICES}/") and path.endswith(_DOCUMENT_SUFFIXES) else None
 
 
 def _digests(repository: Repository, edits: Mapping[str, bytes | None]) -> dict[str, ChangedPath]:

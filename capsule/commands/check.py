@@ -6,7 +6,7 @@ documents of Capsule are not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -64,7 +64,43 @@ def _check_here(directory: Path, root: str | None, now: datetime) -> Checked:
     location = locate(directory)
     if location.work_tree is None:
         return _check_revision(location, paths.MAIN, root, now)
-    return _check_folder(location.work_tree, "", root or setting(directory, "capsule.root"), now)
+    found = _check_folder(location.work_tree, "", root or setting(directory, "capsule.root"), now)
+    step = _step_from_main(location, location.work_tree)
+    return Checked(found.what, tuple(sorted({*found.problems, *step})))
+
+
+def _step_from_main(location: Location, work_tree: Path) -> tuple[Problem, ...]:
+    """What is wrong with the files of the work tree only because of what main says."""
+    try:
+        fork = run_git(_where(location), "--no-replace-objects", "merge-base", paths.MAIN, "HEAD")
+    except GitFailed:
+        return ()  # no main here, or nothing in common with it
+    here = {name: data for name in [paths.POLICY] if (data := _plain(work_tree / name)) is not None}
+    return check_change(_files_at(location, fork, {paths.POLICY}), here)
+
+
+def _plain(file: Path) -> bytes | None:
+    """The bytes of a plain file; None for anything else, which is a problem of its own."""
+    if file.is_symlink() or not file.is_file():
+        return None
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MAX_FILE)
+    except OSError:
+        return None
+
+
+def check_merged(
+    directory: Path, main: str, edits: Mapping[str, bytes | None], root: str | None, now: datetime
+) -> tuple[Problem, ...]:
+    """The errors in what `edits` (path → new bytes, None for deleted) would make of the commit `main`.
+
+    Only of the edited files: a policy without somebody who once approved is no error, old approvals stay.
+    """
+    before = _files_at(locate(directory), main)
+    after = {path: data for path, data in {**before, **edits}.items() if data is not None}
+    found = _brought_in(before, after, root, now)
+    return tuple(each for each in found if each.severity == "error" and each.path in edits)
 
 
 def _check_path(path: Path, root: str | None, now: datetime) -> Checked:
@@ -125,15 +161,21 @@ def _check_range(directory: Path, target: str, root: str | None, now: datetime) 
     head = _commit(location, head_name or "HEAD")
     base = _fork(location, _commit(location, base_name or "HEAD"), head)
     before, after = _files_at(location, base), _files_at(location, head)
-    root = root or _pinned(location)
+    problems = _brought_in(before, after, root or _pinned(location), now)
+    return Checked(f"{base[:12]}..{head[:12]}", problems)
+
+
+def _brought_in(
+    before: Mapping[str, bytes], after: Mapping[str, bytes], root: str | None, now: datetime
+) -> tuple[Problem, ...]:
     known = {_essence(problem) for problem in check_tree(before, now=now, root=root)}
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     new = [
         problem
-        for problem in check_tree(after, now=now, root=root)
+        for problem in check_tree(after, now=now, root=root, brought=changed)
         if problem.path in changed or _essence(problem) not in known
     ]
-    return Checked(f"{base[:12]}..{head[:12]}", tuple(sorted([*new, *check_change(before, after)])))
+    return tuple(sorted([*new, *check_change(before, after)]))
 
 
 def _essence(problem: Problem) -> tuple[str, str, str]:
@@ -166,7 +208,7 @@ def _commit(location: Location, revision: str) -> str:
     )
 
 
-def _files_at(location: Location, commit: str) -> dict[str, bytes]:
+def _files_at(location: Location, commit: str, tops: Collection[str] = _TOPS) -> dict[str, bytes]:
     from capsule.store.git import open_store
 
     store: Store = open_store(_where(location), remote=None)
@@ -175,7 +217,7 @@ def _files_at(location: Location, commit: str) -> dict[str, bytes]:
         return {
             path: read_blob(store, entry.oid)
             for path, entry in files(store, tree)
-            if path.partition("/")[0] in _TOPS
+            if path.partition("/")[0] in tops
         }
     except BadObject as error:
         raise CommandError(error.reason, f"commit {commit} cannot be read: {error}") from None

@@ -28,6 +28,7 @@ from capsule.documents.codec import emit
 from capsule.documents.paths import REQUEST_BRANCHES, RequestFolder
 from capsule.documents.scalars import instant_text
 from capsule.documents.types import ActionRequest, Rule, Service
+from capsule.lifecycle import Phase, request_phase
 from capsule.store.api import PushRefused
 from capsule.trust.policy import may_approve, missing_approvals
 from capsule.trust.state import InForce, JudgedRequest, MissingApproval, SeenApproval
@@ -35,6 +36,16 @@ from capsule_agent.protocol.messages import Approval, ApprovedRequest
 from capsule_agent.protocol.sshsig import APPROVAL
 
 Word = Literal["approve", "reject"]
+_ALREADY: Mapping[Phase, str] = {
+    "Running": "is already running",
+    "Succeeded": "has already succeeded",
+    "Failed": "has already failed",
+    "Stopped": "has already stopped",
+    "Rejected": "has already been rejected",
+    "Expired": "has already expired",
+    "Cancelled": "has already been cancelled",
+    "Unknown": "has already run, its outcome is unknown",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,7 @@ def review(repository: Repository, identity: Identity, name: str, word: Word, no
     repository.require_pinned()
     repository.refresh()
     judged = find_request(repository, name)
+    _refuse_what_is_on_record(repository, judged, word)
     if judged.document is None:
         raise CommandError(
             "BadRequest", f"{judged.path}: {judged.message}", f"capsule check {judged.revision}"
@@ -116,6 +128,19 @@ def decide(
     if not complete and on_branch:
         return Decided(commit, None, seen.missing, note)
     return _merge(repository, identity, review, commit, word, now)
+
+
+def _refuse_what_is_on_record(repository: Repository, judged: JudgedRequest, word: Word) -> None:
+    """What a reconciler began, finished or refused is settled: no signature changes it any more."""
+    records = repository.records().of(judged.name)
+    if records is None or not (records.operations or records.refusal):
+        return
+    phase = request_phase(judged, records)
+    hint = f"capsule show {judged.name}"
+    if phase.phase == "Running":
+        hint += f"; to call off what has not begun: capsule cancel {judged.name}"
+    settled = _ALREADY.get(phase.phase, "is already on record")
+    raise CommandError("AlreadyOnRecord", f"{judged.name} {settled}; nothing to {word}", hint)
 
 
 def _refuse_what_cannot_count(

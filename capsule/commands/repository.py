@@ -17,10 +17,11 @@ from capsule.commands.git_program import GitFailed, Location, locate, run_git, s
 from capsule.commands.remote_settings import remote_settings
 from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
 from capsule.lifecycle import Records, read_records
-from capsule.trust.mainline import BadRoot, judge
+from capsule.trust.mainline import BadRoot
 from capsule.trust.objects import BadObject, MissingObject, NotDescended
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState
+from capsule.view.mainline import judged_main
 
 if TYPE_CHECKING:
     from capsule.store.git import GitStore, RemoteSettings
@@ -82,13 +83,13 @@ class Repository:
 
     @cached_property
     def state(self) -> MainState:
-        """Main as judged when it was first asked for."""
-        return self.judge(self.main)
+        """Main as judged when it was first asked for; suspended when audit has seen another main."""
+        return self.judge(self.main, self.audit)
 
-    def judge(self, tip: str) -> MainState:
-        """Main as it would be judged with `tip` as its tip."""
+    def judge(self, tip: str, audit: str | None = None) -> MainState:
+        """Main as it would be judged with `tip` as its tip, beside an `audit` with that tip."""
         try:
-            return judge(self.store, self.root, tip)
+            return judged_main(self.store, self.root, tip, audit)
         except (BadRoot, NotDescended) as error:
             raise SetUpProblem(
                 "BadRoot",

@@ -61,6 +61,8 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     Raises WrongUsage for a wish that names nothing real, RefusedByPolicy for one the policy can never
     allow, and StoreError when it cannot be published.
     """
+    if wish.expires_in <= timedelta(0):
+        raise WrongUsage("BadRequest", "--expires must be later than now, such as 2h or 7d")
     repository.require_pinned()
     repository.refresh()
     state = repository.state

@@ -37,6 +37,7 @@ REASONS: dict[str, str] = {
     "UnknownAction": "The agent offers no action of that name.",
     "QuarantinedRequest": "The request made three passes fail; a person must look at it.",
     "CancelledByRequest": "An approved `cancel` request ended it.",
+    "CancelTargets": "A `cancel` is authorised on its own targets, so it must name all those of its victim.",
     "NothingToCancel": "The request named by `cancel` does not exist or is already finished.",
 }
 
@@ -65,8 +66,9 @@ def decide(world: World) -> Decision:
             if isinstance(effect, Begin):
                 busy.add(effect.service.document.metadata.name)
             effects.append(effect)
+    ended = {item.victim.name for item in effects if isinstance(item, Cancel)}
     return Decision(
-        begin=tuple(item for item in effects if isinstance(item, Begin)),
+        begin=tuple(item for item in effects if isinstance(item, Begin) and item.request.name not in ended),
         ask=tuple(item for item in effects if isinstance(item, Ask)),
         refuse=tuple(item for item in effects if isinstance(item, Refuse)),
         cancel=tuple(item for item in effects if isinstance(item, Cancel)),
@@ -126,7 +128,7 @@ def _finished(judged: JudgedRequest, records: RequestRecords | None) -> bool:
 
 def _ending(world: World, judged: JudgedRequest, records: RequestRecords | None) -> Refuse | None:
     """A refusal to record now. A request on a branch of its own may still be edited: it is left alone."""
-    if records and _edited_since_claim(judged, records):
+    if records and (_edited_since_claim(judged, records) or _moved(judged, records)):
         return Refuse(judged, "Cancelled", "ChangedAfterClaim", REASONS["ChangedAfterClaim"])
     if judged.verdict == "rejected":
         return Refuse(judged, "Rejected", judged.reason or "RejectedByReviewer", judged.message)
@@ -145,6 +147,10 @@ def _ending(world: World, judged: JudgedRequest, records: RequestRecords | None)
 def _edited_since_claim(judged: JudgedRequest, records: RequestRecords) -> bool:
     claims = [operation.claims[0] for operation in records.operations.values() if operation.claims]
     return any(claim.spec.request_digest != judged.digest for claim in claims)
+
+
+def _moved(judged: JudgedRequest, records: RequestRecords) -> bool:
+    return judged.path != records.folder.request
 
 
 def _whole_request_waits(world: World, judged: JudgedRequest) -> Hold | None:
@@ -221,9 +227,15 @@ def _agent_obstacle(
 def _cancel(world: World, judged: JudgedRequest) -> Cancel | Refuse:
     assert judged.document is not None  # the caller looked
     victim = world.requests.get(str(judged.document.spec.params.get("request", "")))
-    if victim is None or victim.name == judged.name:
+    if victim is None or victim.document is None or victim.name == judged.name:
         return Refuse(judged, "Rejected", "NothingToCancel", "no such request")
+    missing = sorted(set(victim.document.spec.targets) - set(judged.document.spec.targets))
+    if missing:
+        message = f"it must name every target of {victim.name}; {', '.join(missing[:5])} is missing"
+        return Refuse(judged, "Rejected", "CancelTargets", message)
     records = world.records.of(victim.name)
+    if records and records.refusal:
+        return Refuse(judged, "Rejected", "NothingToCancel", f"{victim.name} was ended before")
     running = records is not None and any(item.running for item in records.operations.values())
     if _finished(victim, records) and not running:
         return Refuse(judged, "Rejected", "NothingToCancel", f"{victim.name} is already finished")

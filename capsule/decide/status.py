@@ -195,8 +195,12 @@ def _conditions(
         texts["KeyChangedOutsideCapsule"] = f"{', '.join(changed)} changed with no operation behind it"
     elif "KeyChangedOutsideCapsule" in old and not explained:
         texts["KeyChangedOutsideCapsule"] = old["KeyChangedOutsideCapsule"].message
-    if state.signers and not report.observe and report.signers_serial < state.signers.serial:
-        texts["TrustOutdated"] = f"list {report.signers_serial}, in force is {state.signers.serial}"
+    # An agent that never had an order knows no list yet; it learns one with the first.
+    if state.signers and 0 < report.signers_serial < state.signers.serial:
+        known, serial = report.signers_serial, state.signers.serial
+        texts["TrustOutdated"] = (
+            f"its list of signers is number {known}, in force is {serial}; the next order brings it"
+        )
     created = _key_created(report)
     rotation = service.spec.rotation
     if rotation and created and now - created > rotation.every:

@@ -25,6 +25,7 @@ from capsule.reconciler.orders import REASONS as ORDER_REASONS
 from capsule.reconciler.orders import Answer, Courier, Errand
 from capsule.reconciler.probing import Probing
 from capsule.reconciler.recording import (
+    MOST_FACTS,
     AuditBranch,
     Facts,
     Outcome,
@@ -98,6 +99,7 @@ class Reconciler:
         self._audit = AuditBranch(store, signer, name, root)
         self._leases = Leases(self._clock)
         self._state: MainState | None = None
+        self._knows_observed = False
         self._requests = RequestSet({})
         self._records = Records()
         self._outcomes: dict[tuple[str, str], Outcome] = {}
@@ -114,12 +116,13 @@ class Reconciler:
         """
         self.landed.clear()
         tips, away = self._fetch()
-        state = self._verify(tips)
+        state = self._verify_main()
+        stalled = away or self._verify_audit(tips, state)
+        state = self._state or state
         self._observe(state, patience)
         try:
-            if away:
-                return self._report(tips, tips, 0, 0, away)
-            check_audit(self._store, state, tips.audit)
+            if stalled:
+                return self._report(tips, tips, 0, 0, stalled)
             decision = self._decide(state)
             now = self._record_facts(tips, state, decision)
             now, began = self._claim_and_send(now, state, decision)
@@ -131,9 +134,6 @@ class Reconciler:
             return replace(self._report(tips, tips, 0, 0), lost_race=True)
         except RemoteUnreachable as error:
             return self._report(tips, tips, 0, 0, str(error))
-        except AuditUnsound as error:
-            log.error("%s: %s", error.reason, error)
-            return self._report(tips, tips, 0, 0, f"{error.reason}: {error}")
         finally:
             self._beat(state)
 
@@ -149,20 +149,32 @@ class Reconciler:
             log.warning("the remote is away: %s", error)
         return self._audit.tips(), away
 
-    def _verify(self, tips: Tips) -> MainState:
-        """Turn bytes into verified state: main up to its tip, every open request, every record."""
-        refs = self._store.refs("refs/heads/")
-        tip = refs.get(MAIN, self._root)
-        state = self._state or judge(self._store, self._root, tips.observed, None)
-        if self._state is None or state.tip != tip or self._state.suspended:
-            state = judge(self._store, self._root, tip, state)
-        self._state = state
+    def _verify_main(self, *, again: bool = False) -> MainState:
+        """Turn bytes into verified state: main up to its tip, as far as it was not judged before."""
+        tip = self._store.refs(MAIN).get(MAIN, self._root)
+        if again or self._state is None or self._state.tip != tip or self._state.suspended:
+            self._state = judge(self._store, self._root, tip, self._state)
+        return self._state
+
+    def _verify_audit(self, tips: Tips, state: MainState) -> str:
+        """Prove what is new on audit, then read it and the requests; why that failed, or nothing."""
+        try:
+            check_audit(self._store, state, tips.audit)
+        except AuditUnsound as error:
+            log.error("%s: %s", error.reason, error)
+            return f"{error.reason}: {error}"
+        if not self._knows_observed:
+            # Only now is the revision that audit names to be believed: main must descend from it.
+            self._state = judge(self._store, self._root, tips.observed, None)
+            state = self._verify_main(again=True)
+            self._knows_observed = True
         self._records = read_records(self._store, tips.audit, self._records)
         begun = {
             request.name: request.operations.keys() for request in self._records.all() if request.claimed
         }
+        refs = self._store.refs("refs/heads/")
         self._requests = judge_requests(self._store, state, refs, self._requests, begun=begun)
-        return state
+        return ""
 
     def _observe(self, state: MainState, patience: float) -> None:
         """Send the probes that are due, and take in what came back."""
@@ -182,15 +194,15 @@ class Reconciler:
         """Refusals, cancellations, changes of status, and a new main tip: one commit, or none."""
         now = self._clock.now()
         parts: list[Facts] = []
-        for refuse in decision.refuse:
+        for refuse in decision.refuse[:MOST_FACTS]:
             refusal = make_refusal(
                 refuse.request, refuse.phase, refuse.reason, refuse.message, state.tip, now
             )
-            parts.append(refusal_facts(refuse.request, refusal))
-        for cancel in decision.cancel:
+            parts.append(refusal_facts(refuse.request, refusal, self._records.of(refuse.request.name)))
+        for cancel in decision.cancel[:MOST_FACTS]:
             parts.extend(self._cancelled(cancel, state, now))
         observations = self._probing.observations
-        changes = self._statuses.changes(state, tips.audit, observations, self._records)
+        changes = self._statuses.changes(state, tips.audit, observations, self._records)[:MOST_FACTS]
         if changes:
             parts.append(status_facts([(c.service.path, c.status, c.subject) for c in changes]))
         if not parts and state.tip == tips.observed:
@@ -199,7 +211,7 @@ class Reconciler:
 
     def _claim_and_send(self, tips: Tips, state: MainState, decision: Decision) -> tuple[Tips, int]:
         """Record every claim, then, and only then, let the orders leave."""
-        begins = [begin for begin in decision.begin if self._key(begin) not in self._orders]
+        begins = [begin for begin in decision.begin if self._key(begin) not in self._orders][:MOST_FACTS]
         errands = self._claiming.errands(begins, state, self._records, self._probing.observations)
         if errands:
             tips = self._audit.record(tips, self._claiming.facts(errands), state.tip, self._clock.now())
@@ -209,13 +221,24 @@ class Reconciler:
 
     def _record_results(self, tips: Tips, state: MainState) -> tuple[Tips, int]:
         """Record every outcome at hand; those that cannot be recorded now are kept for the next pass."""
-        outcomes = list(self._outcomes.values())
+        self._outcomes = {key: item for key, item in self._outcomes.items() if self._still_ours(key, item)}
+        outcomes = dict(list(self._outcomes.items())[:MOST_FACTS])
         if not outcomes:
             return tips, 0
-        tips = self._audit.record(tips, result_facts(outcomes), state.tip, self._clock.now())
-        self._probing.look_soon(service for _, service in self._outcomes)
-        self._outcomes.clear()
+        tips = self._audit.record(tips, result_facts(list(outcomes.values())), state.tip, self._clock.now())
+        self._probing.look_soon(service for _, service in outcomes)
+        for key in outcomes:
+            del self._outcomes[key]
         return tips, len(outcomes)
+
+    def _still_ours(self, key: tuple[str, str], outcome: Outcome) -> bool:
+        """Whether nobody recorded a result meanwhile, or took the operation over."""
+        known = self._records.of(key[0])
+        operation = known.operations.get(key[1]) if known else None
+        if operation is None:
+            return True
+        last = operation.claims[-1].spec.attempt if operation.claims else 0
+        return operation.result is None and last <= outcome.claim.spec.attempt
 
     # ---- what the steps need --------------------------------------------------------------------
 
@@ -253,7 +276,8 @@ class Reconciler:
         errands = self._claiming.errands(built_in_begins(cancel, state), state, self._records, {})
         claimed = self._claiming.facts(errands)
         done = result_facts([built_in_outcome(errand, message, now) for errand in errands])
-        return [refusal_facts(cancel.victim, refusal), claimed, done]
+        ended = refusal_facts(cancel.victim, refusal, self._records.of(cancel.victim.name))
+        return [ended, claimed, done]
 
     def _unfinished(self, decision: Decision) -> list[Errand]:
         """What we claimed and have no outcome for: asked about, unless the answer is on its way."""

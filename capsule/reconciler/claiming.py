@@ -56,7 +56,7 @@ class Claiming:
             spec=self._spec(begin, judged, name, state, seen.get(name)),
         )
         return Errand(
-            folder_of(judged),
+            known.folder if known else folder_of(judged),
             judged,
             begin.service,
             (*earlier, claim),

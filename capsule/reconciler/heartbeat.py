@@ -51,19 +51,23 @@ class Pulse:
         if clock - self._beaten < BEAT_SECONDS and waits == self._waits:
             return
         self._waits = dict(waits)
-        shared = HEARTBEATS + self._name
-        here = LOCAL_HEARTBEATS + self._name if self._store.has_remote() else shared
-        commit = self._write(state, observations)
+        here = LOCAL_HEARTBEATS + self._name
+        commit = self._write(state, observations, BEAT_SECONDS)
         old = self._store.refs(here).get(here)
         self._store.publish([RefUpdate(here, old, commit)])
         self._beaten = clock
-        pushed = self._store.refs(shared).get(shared)
         if old is not None:
-            self._let_go_before(old, keep=[commit, old, *([pushed] if pushed else [])])
+            self._let_go_before(old, keep=[commit, old])
         push_every = state.settings.document.spec.heartbeat_push.total_seconds()
-        if self._store.has_remote() and clock - self._pushed >= push_every:
+        if clock - self._pushed >= push_every:
             self._pushed = clock
-            self._store.publish([RefUpdate(shared, pushed, commit)])
+            self._share(state, observations, round(push_every))
+
+    def _share(self, state: MainState, observations: Mapping[str, Observation], every: int) -> None:
+        """The beat others see; what stood at its ref is theirs to have written, so it is never discarded."""
+        shared = HEARTBEATS + self._name
+        commit = self._write(state, observations, every)
+        self._store.publish([RefUpdate(shared, self._store.refs(shared).get(shared), commit)])
 
     def _let_go_before(self, old: str, keep: Sequence[str]) -> None:
         """Keep `old`, the beat that was just replaced; let go of the one that was kept until now."""
@@ -74,9 +78,7 @@ class Pulse:
         if before is not None and before not in keep:
             self._store.discard(before, keep=keep)
 
-    def _write(self, state: MainState, observations: Mapping[str, Observation]) -> str:
-        spec = state.settings.document.spec
-        every = int(spec.heartbeat_push.total_seconds()) if self._store.has_remote() else BEAT_SECONDS
+    def _write(self, state: MainState, observations: Mapping[str, Observation], every: int) -> str:
         heartbeat = Heartbeat(
             reconciler=self._name,
             at=instant_text(self._clock.now()),

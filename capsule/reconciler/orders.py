@@ -177,10 +177,14 @@ class Courier:
             op_id=spec.op_id,
             attempt=spec.attempt,
         )
-        return receipt, self._judge(errand, receipt, payload, signature)
+        return receipt, self._judge(errand, name, receipt, payload, signature)
 
-    def _judge(self, errand: Errand, receipt: Receipt, payload: bytes, signature: str) -> Answer:
+    def _judge(
+        self, errand: Errand, name: CallName, receipt: Receipt, payload: bytes, signature: str
+    ) -> Answer:
         if receipt.outcome == "running":
+            return Answer(None, receipt.reason, receipt.message)
+        if receipt.outcome == "refused" and self._refused_now_alone(name, receipt):
             return Answer(None, receipt.reason, receipt.message)
         if receipt.reason == "NeverSeen":
             seen = errand.claims[0].spec.journal
@@ -194,6 +198,13 @@ class Courier:
         return Answer(
             self._outcome(errand, outcome, receipt.reason, receipt.message, receipt, payload, signature)
         )
+
+    @staticmethod
+    def _refused_now_alone(name: CallName, receipt: Receipt) -> bool:
+        """Whether a refusal says nothing of the operation: of a question, or of an order that came late."""
+        if name == "query":
+            return receipt.reason != "Tombstoned"
+        return receipt.reason in ("OrderTooLate", "AttemptOutdated")
 
     def _doubt(
         self,

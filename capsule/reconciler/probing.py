@@ -58,8 +58,7 @@ class Probing:
         for name, future in self._flights.take_landed():
             if name not in self._schedule:
                 continue
-            seen = future.result()
-            self.observations[name] = seen
+            seen = self.observations[name] = future.result()
             plan = self._schedule[name]
             plan.failures = 0 if seen.ok else min(plan.failures + 1, LONGEST_BACKOFF)
             plan.due = now + self._pause(name, state, plan.failures)

@@ -7,6 +7,7 @@ is an exception that throws the batch away. Called by the reconciler alone.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from capsule.documents.codec import emit
-from capsule.documents.paths import AUDIT, RequestFolder, status_path
+from capsule.documents.paths import AUDIT, RECORDS, RequestFolder, status_path
 from capsule.documents.types import (
     API_VERSION,
     Claim,
@@ -25,12 +26,16 @@ from capsule.documents.types import (
     Result,
     ServiceStatus,
 )
-from capsule.store.api import Draft, Person, PushUnclear, RefMoved, RefUpdate, Store
-from capsule.trust.objects import parse_commit
+from capsule.lifecycle import RequestRecords
+from capsule.store.api import Draft, Person, PushUnclear, RefMoved, RefUpdate, Store, StoreError
+from capsule.trust.objects import BadObject, MissingObject, find, read_commit
 from capsule.trust.state import JudgedRequest
 from capsule_agent.protocol import sshsig
 
 OBSERVED = "Capsule-Revision"
+MOST_FACTS = 500
+"""Facts in one commit: readers refuse a commit object above 1 MiB."""
+_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,9 @@ def result_facts(outcomes: Sequence[Outcome]) -> Facts:
     return Facts(edits, _subject(words), trailers)
 
 
-def refusal_facts(judged: JudgedRequest, refusal: Refusal) -> Facts:
-    """The end of a request that will not be executed."""
-    folder = folder_of(judged)
+def refusal_facts(judged: JudgedRequest, refusal: Refusal, records: RequestRecords | None) -> Facts:
+    """The end of a request that is not executed (any further), beside its records if there are any."""
+    folder = records.folder if records else folder_of(judged)
     spec = refusal.spec
     trailers = [
         ("Capsule-Request", spec.request),
@@ -108,7 +113,10 @@ def refusal_facts(judged: JudgedRequest, refusal: Refusal) -> Facts:
     if judged.document:
         trailers.insert(1, ("Capsule-Action", judged.document.spec.action))
         trailers.append(("Requested-by", judged.document.spec.requested_by))
-    return Facts({folder.refusal: emit(refusal)}, f"{spec.request}: {spec.phase} ({spec.reason})", trailers)
+    # The text that was refused must stay provable, so a branch that main never had becomes a parent.
+    parents = [judged.revision] if judged.source == "branch" else []
+    subject = f"{spec.request}: {spec.phase} ({spec.reason})"
+    return Facts({folder.refusal: emit(refusal)}, subject, trailers, parents)
 
 
 def status_facts(changes: Sequence[tuple[str, ServiceStatus, str]]) -> Facts:
@@ -164,6 +172,10 @@ def folder_of(judged: JudgedRequest) -> RequestFolder:
     return folder
 
 
+class RecordExists(StoreError):
+    """A record that was to be created is on audit already; nothing was written."""
+
+
 class AuditBranch:
     """The machine's branch: writes facts as signed commits, moves the ref by compare-and-swap."""
 
@@ -178,9 +190,12 @@ class AuditBranch:
         audit = self._store.refs(AUDIT).get(AUDIT)
         if audit is None:
             return Tips(None, self._root)
-        trailers = parse_commit(self._store.read(audit)[1]).trailers
-        observed = trailers.get(OBSERVED, ())
-        return Tips(audit, observed[-1] if observed else self._root)
+        try:
+            observed = read_commit(self._store, audit).trailers.get(OBSERVED, ())
+        except (BadObject, MissingObject):
+            observed = ()
+        known = bool(observed) and _COMMIT_ID.fullmatch(observed[-1])
+        return Tips(audit, observed[-1] if known else self._root)
 
     def record(self, tips: Tips, facts: Facts, main: str, now: datetime) -> Tips:
         """Commit `facts` on `tips`, taking in the judged main tip `main` where it is new.
@@ -190,6 +205,7 @@ class AuditBranch:
         """
         takes_in = main != tips.observed
         first = tips.audit or self._root
+        self._check_new(first, facts)
         if takes_in and not facts.subject:
             facts = replace(facts, subject=f"take in main {main[:12]}")
         parents = [first, *([main] if takes_in else []), *facts.parents]
@@ -206,6 +222,13 @@ class AuditBranch:
         commit = self._store.write(draft)
         self._publish(tips.audit, commit)
         return Tips(commit, main)
+
+    def _check_new(self, base: str, facts: Facts) -> None:
+        """Records are created, never rewritten: whoever asks for that has a defect, or came too late."""
+        tree = read_commit(self._store, base).tree
+        for path in facts.edits:
+            if path.startswith(f"{RECORDS}/") and find(self._store, tree, path):
+                raise RecordExists(f"{path} is on record already")
 
     def _publish(self, old: str | None, commit: str) -> None:
         try:

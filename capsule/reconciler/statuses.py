@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 
 from capsule.decide import LastChange, SetStatus, status_change
@@ -13,6 +14,7 @@ from capsule.reconciler.clock import Clock
 from capsule.trust.objects import ObjectReader, find, parse_commit
 from capsule.trust.state import MainState
 
+log = logging.getLogger("capsule.reconciler")
 HEALTH_CHECK = "runHealthCheck"
 
 
@@ -43,7 +45,12 @@ class Statuses:
             if self._seen.get(name) == basis:
                 continue
             before = self._before(tree, status_path(service.path))
-            change = status_change(state, service, seen, before, self._clock.now(), last)
+            try:
+                change = status_change(state, service, seen, before, self._clock.now(), last)
+            except ValueError as error:  # one report that fits no status stops only its own service
+                log.warning("the report of %s cannot be recorded: %s", name, type(error).__name__)
+                self._seen[name] = basis
+                continue
             if change:
                 found.append(change)
             else:

@@ -125,10 +125,10 @@ class Store(ObjectReader, Protocol):
         ...
 
     def discard(self, commit: str, keep: Sequence[str] = ()) -> None:
-        """Let go of a replaced commit without parents, and of what it alone needed (a past heartbeat).
+        """Let go of a replaced heartbeat that this store wrote, and of what it alone needed.
 
-        `keep` names commits whose objects stay. Objects already packed are left to maintenance. The
-        caller makes sure that no other commit shares its files (a heartbeat carries its time).
+        Does nothing for any other commit, nor for one that a ref or `keep` names; `keep` names commits
+        whose objects stay besides those of refs. Objects already packed are left to maintenance.
         """
         ...
 

@@ -9,6 +9,8 @@ first, as git does it. Called by store.git.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import threading
 import time
@@ -41,11 +43,11 @@ class LocalRefs:
         self._refs = DiskRefsContainer(str(common))
 
     def all(self, prefix: str = "refs/") -> dict[str, str]:
-        """Ids by full name, of refs below `prefix`; symbolic ones and broken ones are passed over."""
+        """Ids by full name, of refs below `prefix`; symbolic, broken and undecodable ones are passed over."""
         with self._lock:
             base = prefix.encode()
             names = [name for name in self._refs.allkeys() if name.startswith(base)]
-            found = {name.decode("utf-8", "surrogateescape"): self._read(name) for name in names}
+            found = {text: self._read(name) for name in names if (text := _text(name)) is not None}
         return {name: oid for name, oid in sorted(found.items()) if oid is not None}
 
     def get(self, name: str) -> str | None:
@@ -119,8 +121,15 @@ class LocalRefs:
         if update.old is None:
             # Neither dulwich nor the file system looks for a packed ref where a folder should be.
             check_room(update.name, (each.decode("utf-8", "replace") for each in self._refs.allkeys()))
+            self._clear_folders(self._common / update.name)
             return self._refs.add_if_new(name, new)
         return self._refs.set_if_equals(name, ObjectID(update.old.encode()), new)
+
+    def _clear_folders(self, path: Path) -> None:
+        """Remove the empty folders that deleted refs left where a ref is to be, as git does."""
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # not empty: somebody is about to write there
+                Path(folder).rmdir()
 
     def _remove(self, update: RefUpdate) -> bool:
         path = self._common / update.name
@@ -165,9 +174,16 @@ class LocalRefs:
     def _sync(self, name: str) -> None:
         folder = (self._common / name).parent
         while folder != self._common.parent:
-            if folder.is_dir():
+            with contextlib.suppress(FileNotFoundError):  # emptied, and removed by another writer
                 sync_folder(folder)
             folder = folder.parent
+
+
+def _text(name: bytes) -> str | None:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def moved(update: RefUpdate, current: str | None) -> RefMoved:

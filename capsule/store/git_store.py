@@ -22,22 +22,24 @@ from dulwich.repo import Repo
 
 from capsule.store.api import (
     LOCAL_PREFIX,
-    DamagedObject,
     Draft,
     InvalidDraft,
     RefMoved,
     RefUpdate,
     RemoteUnreachable,
+    RepositoryBusy,
     StoreError,
 )
+from capsule.store.beats import Beats
 from capsule.store.git_locks import owner_lock
 from capsule.store.git_objects import TYPE_NUMBERS, ObjectDatabase
 from capsule.store.git_process import checked_out_branch, follow_move, maintain, run_git
 from capsule.store.git_refs import LocalRefs, moved
 from capsule.store.git_remote import Fetched, GitRemote, Overtaken, PackData
-from capsule.store.graph import is_ancestor, new_objects, unshared_objects
+from capsule.store.graph import is_ancestor, new_objects
+from capsule.store.incoming import ESSENTIAL, Incoming, well_named
 from capsule.store.objects import build_commit, check_ref_name, is_object_id
-from capsule.trust.objects import MissingObject, ObjectKind
+from capsule.trust.objects import ObjectKind
 
 REMOTE_PREFIXES = ("refs/heads/", "refs/capsule/")
 """What is read from a remote. Tags are not: one named like a branch has misled git before."""
@@ -59,6 +61,8 @@ class GitStore:
         self._remote = remote
         self._seen_heads = f"refs/remotes/{remote_name}/"
         self._files = threading.Lock()
+        self._beats = Beats()
+        self._incoming = Incoming(self._db.read, self._db.has, remote.shown if remote else "")
         # dulwich complains loudly, at the end of the program, of packs that nobody closed.
         self._closing = weakref.finalize(self, _close, remote, self._db, repo)
         self.files_left_behind: str | None = None
@@ -82,6 +86,11 @@ class GitStore:
     def has_remote(self) -> bool:
         """Whether another repository is the authority."""
         return self._remote is not None
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Refs of the remote that the last refresh left out, by full name, with the reason."""
+        return dict(self._incoming.skipped)
 
     def history_cut(self) -> frozenset[str]:
         """Commits whose parents were left out when this repository was cloned."""
@@ -133,10 +142,11 @@ class GitStore:
         return _SEEN_PREFIX + name.removeprefix("refs/capsule/")
 
     def refresh(self) -> None:
-        """Fetch what is new at the remote, checked to be complete. Raises RemoteUnreachable."""
+        """Fetch what is new at the remote and complete; see `skipped`. Raises RemoteUnreachable."""
         if self._remote is not None:
-            commits = self._fetch(self._remote, REMOTE_PREFIXES)
-            self._remember(commits)
+            commits, left_out = self._fetch(self._remote, REMOTE_PREFIXES)
+            self._remember(commits, left_out)
+            self._incoming.note_skipped(left_out)
 
     def begin_shallow(self, ref: str) -> None:
         """In a fresh clone, before the first refresh: take the newest commit of `ref` without its parents.
@@ -147,12 +157,14 @@ class GitStore:
         """
         if self._remote is None or self._seen():
             raise StoreError("only a fresh clone can begin shallow")
-        for name, oid in self._fetch(self._remote, (ref,), depth=1).items():
+        for name, oid in self._fetch(self._remote, (ref,), depth=1)[0].items():
             if name == ref:
                 self._note_seen(RefUpdate(name, None, oid))
 
-    def _fetch(self, remote: GitRemote, prefixes: Sequence[str], depth: int | None = None) -> dict[str, str]:
-        """The commits that refs below `prefixes` name there; they are here now."""
+    def _fetch(
+        self, remote: GitRemote, prefixes: Sequence[str], depth: int | None = None
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """The commits that refs below `prefixes` name there, here now, and why other refs are left out."""
         tips = self._tips()
         fetched = Fetched({}, frozenset(), frozenset())
 
@@ -163,14 +175,10 @@ class GitStore:
         self._db.take_pack(take)
         if fetched.cut or fetched.mended:
             self._repo.update_shallow(_object_ids(fetched.cut), _object_ids(fetched.mended))
-        commits = {
-            name: oid for name, oid in _ours(fetched.refs).items() if self._db.read(oid)[0] == "commit"
-        }
-        self._check_complete([oid for oid in commits.values() if oid not in tips], tips, self._shallow())
-        return commits
+        return self._incoming.sort_out(_ours(fetched.refs), tips, self._shallow())
 
     def _lacking(self, offered: dict[str, str]) -> list[str]:
-        return sorted({oid for oid in _ours(offered).values() if not self._db.has(oid)})
+        return sorted({oid for oid in well_named(_ours(offered)).values() if not self._db.has(oid)})
 
     def _shallow(self) -> set[str]:
         return {oid.decode("ascii") for oid in self._repo.get_shallow()}
@@ -184,23 +192,19 @@ class GitStore:
         )
         return list(dict.fromkeys(refs[name] for name in order))
 
-    def _check_complete(self, new: Sequence[str], tips: Sequence[str], shallow: set[str]) -> None:
-        assert self._remote is not None
-        try:
-            needed = new_objects(self.read, new, tips, shallow)
-            lacking = next((f"object {oid} is not there" for _, oid in needed if not self._db.has(oid)), None)
-        except (MissingObject, DamagedObject) as error:
-            lacking = str(error)
-        if lacking is not None:
-            raise RemoteUnreachable(
-                f"{self._remote.shown} sent an incomplete history: {lacking}", "run `git fsck` there"
-            )
-
-    def _remember(self, refs: dict[str, str]) -> None:
+    def _remember(self, refs: dict[str, str], left_out: dict[str, str]) -> None:
         before = self._seen()
-        for name in sorted({*before, *refs}):
-            if before.get(name) != refs.get(name):
+        differing = [name for name in sorted({*before, *refs}) if before.get(name) != refs.get(name)]
+        # What is gone goes first: `request/a` finds no room while `request/a/b` is still noted.
+        for name in sorted(differing, key=lambda name: name in refs):
+            try:
                 self._note_seen(RefUpdate(name, before.get(name), refs.get(name)))
+            except RepositoryBusy:
+                raise
+            except StoreError as error:
+                if name in ESSENTIAL:
+                    raise
+                left_out[name] = str(error)
 
     def _note_seen(self, update: RefUpdate) -> None:
         try:
@@ -211,6 +215,7 @@ class GitStore:
     def write(self, draft: Draft) -> str:
         """Write the commit and all it needs, durable, named by no ref."""
         oid, objects = build_commit(self.read, draft)
+        self._beats.note(draft, objects, self._db.has, lambda: self._local.all().values())
         self._db.write(objects)
         return oid
 
@@ -309,11 +314,9 @@ class GitStore:
         self._move_local(RefUpdate(name, None, seen))
 
     def discard(self, commit: str, keep: Sequence[str] = ()) -> None:
-        """Remove the loose objects of a replaced commit without parents."""
-        if commit in self._local.all().values() or not self._db.has(commit):
-            return
-        kept = {oid for _, oid in new_objects(self.read, keep, ())}
-        self._db.remove_loose([oid for oid in unshared_objects(self.read, commit) if oid not in kept])
+        """Remove the loose objects of a replaced heartbeat of our own; see store.beats for what stays."""
+        refs = self._local.all().values()
+        self._db.remove_loose(self._beats.removable(self.read, commit, refs, keep, self._shallow()))
 
     def config(self, name: str) -> str | None:
         """A value of git's configuration by its dotted name (`capsule.root`), or None."""

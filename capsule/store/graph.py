@@ -56,6 +56,8 @@ class _Walk:
                 return None  # the other side has it, we need not
             raise
         if kind != "commit":
+            if paint & _HAD:
+                return None  # a ref of the other side may name anything
             raise DamagedObject(f"{oid} is a {kind}, expected a commit")
         links = commit_links(data, oid)
         if oid in self._shallow:
@@ -144,13 +146,3 @@ def _entries(read: Read, tree: str) -> dict[bytes, TreeEntry]:
     if kind != "tree":
         raise DamagedObject(f"object {tree} is a {kind}, expected a tree")
     return parse_tree(data, tree)
-
-
-def unshared_objects(read: Read, commit: str) -> list[str]:
-    """The ids of a commit without parents, its trees and its files, the commit first.
-
-    Raises StoreError's DamagedObject when it has parents: its files would be theirs too.
-    """
-    if commit_links(read(commit)[1], commit).parents:
-        raise DamagedObject(f"commit {commit} has parents and cannot be discarded")
-    return [oid for _, oid in new_objects(read, [commit], ())]

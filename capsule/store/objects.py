@@ -18,6 +18,7 @@ from itertools import groupby
 
 from capsule.store.api import DamagedObject, Draft, InvalidDraft, Person, StoreError
 from capsule.trust.objects import ObjectKind
+from capsule.trust.raw import MAX_COMMIT_BYTES
 
 Read = Callable[[str], tuple[ObjectKind, bytes]]
 
@@ -298,6 +299,11 @@ def build_commit(read: Read, draft: Draft) -> tuple[str, list[NewObject]]:
     if tree in (base, overlay):
         editor.made.pop(tree, None)
     commit = NewObject.of("commit", commit_bytes(draft, tree))
+    if len(commit.data) > MAX_COMMIT_BYTES:
+        raise InvalidDraft(
+            f"the commit has {len(commit.data)} bytes, expected at most {MAX_COMMIT_BYTES}",
+            "shorten its message, or write several commits",
+        )
     return commit.oid, [*editor.made.values(), commit]
 
 

@@ -21,7 +21,9 @@ from capsule.store.api import (
     RemoteUnreachable,
     StoreError,
 )
-from capsule.store.graph import new_objects, unshared_objects
+from capsule.store.beats import Beats
+from capsule.store.graph import new_objects
+from capsule.store.incoming import Incoming
 from capsule.store.objects import build_commit, check_ref_name, check_room, is_object_id, object_id
 from capsule.trust.objects import MissingObject, ObjectKind
 
@@ -150,6 +152,8 @@ class MemoryStore(_Repository):
         super().__init__()
         self._remote = remote
         self._seen: dict[str, str] = {}
+        self._beats = Beats()
+        self._incoming = Incoming(self.read, self._objects.__contains__, "the remote in memory")
 
     def read(self, oid: str) -> tuple[ObjectKind, bytes]:
         """Kind and raw bytes. Raises MissingObject."""
@@ -181,12 +185,19 @@ class MemoryStore(_Repository):
             objects = dict(self._remote._objects)
         with self._lock:
             self._objects |= objects
-            self._seen = refs
+            self._seen, left_out = self._incoming.sort_out(refs, self._named(), ())
+        self._incoming.note_skipped(left_out)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Refs of the remote that the last refresh left out, by full name, with the reason."""
+        return dict(self._incoming.skipped)
 
     def write(self, draft: Draft) -> str:
         """Write the commit and all it needs, named by no ref."""
         oid, objects = build_commit(self.read, draft)
         with self._lock:
+            self._beats.note(draft, objects, self._objects.__contains__, self._named)
             self._objects.update((each.oid, (each.kind, each.data)) for each in objects)
         return oid
 
@@ -222,12 +233,12 @@ class MemoryStore(_Repository):
                 self._seen[update.name] = update.new
 
     def discard(self, commit: str, keep: Sequence[str] = ()) -> None:
-        """Remove a replaced commit without parents, and what it alone needed."""
+        """Remove a replaced heartbeat of our own; see store.beats for what stays."""
         with self._lock:
-            if commit not in self._objects or commit in self._refs.values():
-                return
-            kept = {oid for _, oid in new_objects(self.read, keep, ())}
-            self.remove([oid for oid in unshared_objects(self.read, commit) if oid not in kept])
+            self.remove(self._beats.removable(self.read, commit, self._named(), keep))
+
+    def _named(self) -> set[str]:
+        return {*self._refs.values(), *self._seen.values()}
 
     def has_remote(self) -> bool:
         """Whether another repository is the authority."""

@@ -3,7 +3,8 @@
 Rules kept: nothing is believed that the reconciler says of itself; main is judged again up to each revision
 that audit took in, so that every operation is judged by the policy of its day; records are only ever
 added; the first commit that does not hold is named, and why. Iterative, and memory grows only with the
-number of commits (20 bytes each) and of unfinished operations. Called by `capsule audit verify`.
+number of commits (20 bytes each), of requests (their names) and of unfinished operations. Called by
+`capsule audit verify`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from capsule.trust.policy import is_machine, signer_of
 from capsule.trust.records import REASONS as _RECORD_REASONS
 from capsule.trust.records import BadRecord, Batch, RecordJudge
 from capsule.trust.state import Finding, MainState
+from capsule.trust.story import BadStory
 from capsule_agent.protocol import sshsig
 
 REASONS: dict[str, str] = {
@@ -114,7 +116,7 @@ def verify_audit(
     for commit in chain.oldest_first():
         try:
             walk.step(commit)
-        except (_Bad, BadRecord, BadObject) as error:
+        except (_Bad, BadRecord, BadStory, BadObject) as error:
             bad = BadCommit(commit, error.reason, str(error))
             break
         done += 1
@@ -200,7 +202,7 @@ class _Walk:
             before=_oid(self._machine.get(RECORDS)),
             added=added,
             services=status,
-            trailers=info.trailers,
+            info=info,
         )
         self.records.judge(batch)
         self._machine = {name: entries[name] for name in MACHINE_FOLDERS if name in entries}

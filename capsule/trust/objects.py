@@ -98,20 +98,22 @@ def raw_commit(reader: ObjectReader, oid: str) -> bytes:
     return _read(reader, oid, "commit")
 
 
-def entries(reader: ObjectReader, oid: str) -> tuple[TreeEntry, ...]:
-    """The entries of the tree `oid`. Raises BadObject, MissingObject."""
-    return parse_tree(_read(reader, oid, "tree"))
+def entries(reader: ObjectReader, oid: str, largest: int | None = None) -> tuple[TreeEntry, ...]:
+    """The entries of the tree `oid`. Raises BadObject (TooLarge beyond `largest` bytes), MissingObject."""
+    return parse_tree(_read(reader, oid, "tree", largest))
 
 
-def read_blob(reader: ObjectReader, oid: str) -> bytes:
-    """The bytes of the file `oid`. Raises BadObject, MissingObject."""
-    return _read(reader, oid, "blob")
+def read_blob(reader: ObjectReader, oid: str, largest: int | None = None) -> bytes:
+    """The bytes of the file `oid`. Raises BadObject (TooLarge beyond `largest` bytes), MissingObject."""
+    return _read(reader, oid, "blob", largest)
 
 
-def _read(reader: ObjectReader, oid: str, expected: ObjectKind) -> bytes:
+def _read(reader: ObjectReader, oid: str, expected: ObjectKind, largest: int | None = None) -> bytes:
     kind, data = reader.read(oid)
     if kind != expected:
         raise BadObject("WrongKind", f"{oid} is a {kind}, expected a {expected}")
+    if largest is not None and len(data) > largest:
+        raise BadObject("TooLarge", f"a {kind} of {len(data)} bytes, expected at most {largest}")
     return data
 
 

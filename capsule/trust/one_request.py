@@ -8,7 +8,7 @@ does not count says why. Called by requests and by `capsule audit verify`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -20,7 +20,7 @@ from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import ActionRequest, Rule
 from capsule.trust import objects
 from capsule.trust.approvals import ApprovalFiles, ApprovalSubject, judge_approval
-from capsule.trust.objects import BadObject, ObjectReader
+from capsule.trust.objects import BadObject, ObjectReader, TreeEntry
 from capsule.trust.policy import (
     is_person,
     may_request,
@@ -28,7 +28,7 @@ from capsule.trust.policy import (
     rule_for_action,
     signer_of,
 )
-from capsule.trust.state import JudgedRequest, MainState
+from capsule.trust.state import JudgedRequest, MainState, SeenApproval
 from capsule_agent.protocol import sshsig
 
 REASONS: dict[str, str] = {
@@ -37,7 +37,7 @@ REASONS: dict[str, str] = {
     "DuplicateTarget": "The request names one target twice.",
     "RequestUnsigned": "request.yaml.sig is missing: sign request.yaml as the requester.",
     "BadSignature": "request.yaml.sig was not made over these bytes, as a request, by the requester.",
-    "UnknownPrincipal": "The requester is not a principal of the policy (any more).",
+    "UnknownPrincipal": "The person is not a principal of the policy (any more).",
     "MachineRequest": "Machines do not ask for anything.",
     "UnknownService": "A target is not a service in force.",
     "NoRule": "No rule of the policy is about this action on this service. No match is a refusal.",
@@ -48,8 +48,14 @@ REASONS: dict[str, str] = {
     "AwaitsMerge": "The request lies on its branch and its rules ask for approvals: it counts "
     "once it is merged.",
     "Rejected": "Somebody entitled to approve has rejected it.",
-    "MalformedTree": "The request's folder holds something that no verdict may rest on, such as a symlink.",
+    "MalformedTree": "The request's folder holds something that no verdict may rest on, such as a symlink "
+    "or a file far too large.",
 }
+
+MAX_FOLDER_BYTES = 256 * 1024
+MAX_DOCUMENT_BYTES = 256 * 1024
+MAX_SIGNATURE_BYTES = 8 * 1024
+MAX_STRANGERS = 20
 
 Source = Literal["main", "branch"]
 
@@ -63,7 +69,7 @@ class _Refused(Exception):
 def judge_request(
     reader: ObjectReader,
     state: MainState,
-    tree: str,
+    own: str | None,
     folder: RequestFolder,
     source: Source,
     revision: str,
@@ -71,14 +77,15 @@ def judge_request(
     *,
     frozen: Collection[str] = (),
 ) -> JudgedRequest:
-    """Judge the request in `folder` of the tree `tree` (that of the commit `revision`).
+    """Judge the request whose folder, `folder` in the commit `revision`, is the tree `own`.
 
     `frozen` are targets already begun: later changes of their documents void nothing. With `now` an
     expired request is refused. Never raises for what the request holds; raises MissingObject.
     """
     try:
-        own = objects.folder(reader, tree, folder.folder)
-        raw, signature, approvals = _files(reader, own)
+        listed = {each.name: each for each in objects.entries(reader, own, MAX_FOLDER_BYTES)} if own else {}
+        raw, signature = _files(reader, listed)
+        approvals = _approvals(reader, listed.get("approvals"), state)
     except BadObject as error:
         # the digest of nothing: a refusal that is recorded must name one
         blank = JudgedRequest(
@@ -117,23 +124,47 @@ def expire(judged: JudgedRequest, now: datetime | None) -> JudgedRequest:
     return replace(judged, verdict="refused", reason="Expired", message=message)
 
 
-def _files(reader: ObjectReader, own: str | None) -> tuple[bytes, bytes | None, list[ApprovalFiles]]:
-    """Request, signature and approvals from the request's own folder."""
-    raw = objects.file_bytes(reader, own, "request.yaml") if own else None
-    if own is None or raw is None:
+def _files(reader: ObjectReader, listed: Mapping[str, TreeEntry]) -> tuple[bytes, bytes | None]:
+    """Request and signature from the request's own folder."""
+    request, seal = listed.get("request.yaml"), listed.get("request.yaml.sig")
+    if request is None or request.is_folder:
         raise BadObject("MalformedTree", "request.yaml is missing")
-    signature = objects.file_bytes(reader, own, "request.yaml.sig")
-    inner = objects.folder(reader, own, "approvals")
-    if inner is None:
-        return raw, signature, []
-    files = {each.name: each.oid for each in objects.entries(reader, inner) if not each.is_folder}
-    approvals = []
-    for name, oid in files.items():
-        if name.endswith(".json"):
-            beside = files.get(f"{name}.sig")
-            sealed = objects.read_blob(reader, beside) if beside else None
-            approvals.append(ApprovalFiles(name[:-5], objects.read_blob(reader, oid), sealed))
-    return raw, signature, approvals
+    raw = objects.read_blob(reader, request.oid, MAX_DOCUMENT_BYTES)
+    if seal is None or seal.is_folder:
+        return raw, None
+    return raw, objects.read_blob(reader, seal.oid, MAX_SIGNATURE_BYTES)
+
+
+def _approvals(
+    reader: ObjectReader, inner: TreeEntry | None, state: MainState
+) -> list[ApprovalFiles | SeenApproval]:
+    """The words on the request: files of people of the policy, and why others are not even read."""
+    listed = objects.entries(reader, inner.oid, MAX_FOLDER_BYTES) if inner and inner.is_folder else ()
+    files = {each.name: each.oid for each in listed if not each.is_folder}
+    people = state.policy.document.spec.principals
+    found: list[ApprovalFiles | SeenApproval] = []
+    strangers = 0
+    for name in (each.removesuffix(".json") for each in files if each.endswith(".json")):
+        if name in people:
+            found.append(_approval(reader, name, files))
+        elif strangers < MAX_STRANGERS:
+            strangers += 1
+            found.append(_unread(name, "UnknownPrincipal", f"the policy lists no principal {name[:80]!r}"))
+    return found
+
+
+def _approval(reader: ObjectReader, name: str, files: Mapping[str, str]) -> ApprovalFiles | SeenApproval:
+    beside = files.get(f"{name}.json.sig")
+    try:
+        document = objects.read_blob(reader, files[f"{name}.json"], MAX_DOCUMENT_BYTES)
+        sealed = objects.read_blob(reader, beside, MAX_SIGNATURE_BYTES) if beside else None
+    except BadObject as error:
+        return _unread(name, error.reason, f"approvals/{name}.json: {error}")
+    return ApprovalFiles(name, document, sealed)
+
+
+def _unread(name: str, reason: str, message: str) -> SeenApproval:
+    return SeenApproval(name, "approve", False, "signature", b"", "", reason, message)
 
 
 def _read(raw: bytes, folder: RequestFolder) -> ActionRequest:
@@ -201,7 +232,7 @@ def _weigh(
     state: MainState,
     judged: JudgedRequest,
     document: ActionRequest,
-    files: list[ApprovalFiles],
+    files: list[ApprovalFiles | SeenApproval],
     frozen: Collection[str],
 ) -> JudgedRequest:
     """The verdict that the approvals amount to."""
@@ -216,7 +247,7 @@ def _weigh(
         judged.target_digests,
         frozen,
     )
-    seen = tuple(judge_approval(subject, each) for each in files)
+    seen = tuple(each if isinstance(each, SeenApproval) else judge_approval(subject, each) for each in files)
     judged = replace(judged, approvals=seen)
     missing = missing_approvals(policy, rules, {document.spec.requested_by}, set(judged.approved_by))
     judged = replace(judged, missing=missing)

@@ -23,7 +23,7 @@ REASONS: dict[str, str] = {
     "computers would see one file: rename one of them.",
     "WrongKind": "An id names another kind of object than its place demands, such as a tag in place of "
     "a commit.",
-    "TooLarge": "A tree with more files or deeper folders than is ever sensible.",
+    "TooLarge": "A tree or a file that is larger, fuller or deeper than is ever sensible.",
 }
 
 FOLDER = 0o40000

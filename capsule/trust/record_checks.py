@@ -1,20 +1,22 @@
 """What the records of one commit of audit must say, each compared with what it rests on.
 
-Rules kept: a claim says what its approved request says; a result says what its receipt says; trailers name
-all requests of the commit and nothing its records do not. Called by records.
+Rules kept: a claim says what its approved request says; a takeover what the claim before it said; a result
+what its receipt says. Called by records.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from capsule.documents.paths import RECORDS, RequestFolder
-from capsule.documents.types import Claim, ClaimSpec, Refusal, Result
-from capsule.trust.one_request import REASONS as _REQUEST_REASONS
+from capsule.documents.problems import shown
+from capsule.documents.types import Claim, Result
+from capsule.trust.objects import CommitInfo
 from capsule.trust.state import JudgedRequest, MainState
-from capsule_agent.protocol.messages import Receipt
+from capsule.trust.story import REASONS as _STORY_REASONS
+from capsule_agent.protocol.messages import Receipt, instant
 
 REASONS: dict[str, str] = {
     "UnexpectedRecord": "A file under records/ that no reconciler writes.",
@@ -31,8 +33,14 @@ REASONS: dict[str, str] = {
     "ReceiptMismatch": "A receipt that is missing, of other bytes, or not signed by the service's own key.",
     "RefusalNotPlausible": "A refusal that the request at that revision does not bear out.",
     "MainPointUnknown": "A commit on audit has a parent that is neither on main nor a request it executes.",
-    "TrailerMismatch": "The trailers of a commit say something else than its records.",
+    "OutcomeWithoutReceipt": "What an agent did or refused is recorded without its signed receipt.",
+    "ClaimAfterRefusal": "An operation was begun after its request had been refused.",
+    "DuplicateRecords": "The records of one request lie in two months: a name is spent once.",
+    **_STORY_REASONS,
 }
+
+_FIXED = ("request_digest", "op_id", "action", "requested_by")
+_RENEWED = ("service_digest", "approved_by", "evidence")
 
 AGENTLESS = frozenset({"abort", "acknowledge", "cancel", "resolve", "resume"})
 """Built-in actions that the reconciler carries out itself: no agent, so no receipt."""
@@ -62,30 +70,7 @@ class Batch:
     before: str | None
     added: Mapping[str, str]
     services: Collection[str]
-    trailers: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(slots=True)
-class Said:
-    """What the records of one commit say, for the trailers to be compared with."""
-
-    requests: set[str] = field(default_factory=set)
-    services: set[str] = field(default_factory=set)
-    actions: set[str] = field(default_factory=set)
-    outcomes: set[str] = field(default_factory=set)
-    reasons: set[str] = field(default_factory=set)
-    evidence: set[str] = field(default_factory=set)
-    requesters: set[str] = field(default_factory=set)
-    approvers: set[str] = field(default_factory=set)
-
-    def claim(self, claim: Claim) -> None:
-        spec = claim.spec
-        self.requests.add(spec.request)
-        self.services.add(spec.service)
-        self.actions.add(spec.action)
-        self.evidence.add(spec.evidence)
-        self.requesters.add(spec.requested_by)
-        self.approvers.update(spec.approved_by)
+    info: CommitInfo
 
 
 def sort_records(
@@ -140,53 +125,60 @@ def check_first_claim(claim: Claim, request: JudgedRequest, state: MainState) ->
         raise BadRecord("ClaimAfterExpiry", f"{request.name} had expired at {asked.expires.isoformat()}")
 
 
-def check_same_operation(spec: ClaimSpec, before: Claim) -> None:
-    """A takeover goes on with what was claimed first."""
-    for name in ("request_digest", "op_id", "action", "requested_by"):
+def check_takeover(claim: Claim, before: Claim, request: JudgedRequest | None) -> None:
+    """A takeover goes on with what was claimed first; what it says anew is as `request` is judged now."""
+    spec = claim.spec
+    for name in _FIXED:
         check_equal("ClaimMismatch", (name, getattr(spec, name), getattr(before.spec, name)))
+    if request is None:
+        return
+    for name, now in (
+        ("service_digest", request.target_digests.get(spec.service)),
+        ("approved_by", request.approved_by),
+        ("evidence", "signature"),
+    ):
+        if getattr(spec, name) not in (getattr(before.spec, name), now):
+            raise BadRecord("ClaimMismatch", f"{name} is neither as it was claimed nor as it is now")
+
+
+def says_as_before(claim: Claim, before: Claim) -> bool:
+    """Whether a takeover says of its evidence what the claim before it said."""
+    return all(getattr(claim.spec, name) == getattr(before.spec, name) for name in _RENEWED)
 
 
 def check_outcome(result: Result, receipt: Receipt | None) -> None:
+    """A result says what its receipt says, and nothing is known without one. Raises BadRecord."""
     spec = result.spec
     if receipt is None:
-        if spec.outcome == "succeeded" and spec.action not in AGENTLESS:
-            raise BadRecord("SuccessWithoutReceipt", f"{spec.action} on {spec.service} succeeded unproved")
+        if spec.outcome not in ("unknown", "cancelled") and spec.action not in AGENTLESS:
+            reason = "SuccessWithoutReceipt" if spec.outcome == "succeeded" else "OutcomeWithoutReceipt"
+            raise BadRecord(reason, f"{spec.action} on {spec.service} {spec.outcome} unproved")
         return
-    doubtful = spec.outcome in ("unknown", "cancelled") and receipt.outcome in ("unknown", "refused")
-    if spec.outcome != receipt.outcome and not doubtful:
-        raise BadRecord("ResultMismatch", f"outcome is {spec.outcome}, the receipt says {receipt.outcome}")
-    # An agent that never saw the operation knows its id alone, not its action.
-    same_action = receipt.action == spec.action or (doubtful and not receipt.action)
-    if not same_action or (not doubtful and receipt.attempt != spec.attempt):
-        raise BadRecord("ResultMismatch", "the receipt is about another attempt")
-    if spec.outputs and dict(spec.outputs) != dict(receipt.outputs):
-        raise BadRecord("ResultMismatch", "the outputs are not those of the receipt")
+    if receipt.action != spec.action and (receipt.action or spec.outcome not in ("unknown", "cancelled")):
+        raise BadRecord("ResultMismatch", "the receipt is about another action")
+    if (spec.outcome, receipt.outcome, receipt.reason) == ("unknown", "unknown", "NeverSeen"):
+        # the agent that answered cannot know: nothing of its answer is taken over but that
+        check_equal(
+            "ResultMismatch",
+            ("reason", spec.reason, "JournalChanged"),
+            ("outputs", dict(spec.outputs), {}),
+            ("startedAt", spec.started_at, None),
+            ("finishedAt", spec.finished_at, None),
+        )
+        return
+    ended = "cancelled" if receipt.reason == "Tombstoned" else receipt.outcome
+    check_equal(
+        "ResultMismatch",
+        ("outcome", spec.outcome, ended),
+        ("attempt", spec.attempt, receipt.attempt),
+        ("reason", spec.reason, receipt.reason),
+        ("message", spec.message, shown(receipt.message)[:500]),
+        ("outputs", _typed(spec.outputs), _typed(receipt.outputs)),
+        ("startedAt", spec.started_at, instant(receipt.started_at) if receipt.started_at else None),
+        ("finishedAt", spec.finished_at, instant(receipt.finished_at) if receipt.finished_at else None),
+    )
 
 
-def check_refusal(refusal: Refusal, judged: JudgedRequest) -> None:
-    spec = refusal.spec
-    if spec.phase == "Expired" and not (judged.document and spec.recorded_at >= judged.document.spec.expires):
-        raise BadRecord("RefusalNotPlausible", f"{judged.name} had not expired")
-    if spec.phase == "Rejected" and spec.reason in _REQUEST_REASONS and spec.reason != judged.reason:
-        found = judged.reason or judged.verdict
-        raise BadRecord("RefusalNotPlausible", f"{judged.name} was {found}, not {spec.reason}")
-
-
-def check_trailers(batch: Batch, said: Said) -> None:
-    """Trailers name all requests of the commit, and nothing that its records do not say."""
-    named = set(batch.trailers.get("Capsule-Request", ()))
-    if named != said.requests:
-        raise BadRecord("TrailerMismatch", f"Capsule-Request names {sorted(named)}")
-    for name, allowed in (
-        ("Capsule-Service", said.services | set(batch.services)),
-        ("Capsule-Action", said.actions),
-        ("Capsule-Outcome", said.outcomes),
-        ("Capsule-Reason", said.reasons),
-        ("Capsule-Evidence", said.evidence),
-        ("Requested-by", said.requesters),
-        ("Approved-by", said.approvers),
-        ("Capsule-Revision", {batch.revision}),
-    ):
-        wrong = set(batch.trailers.get(name, ())) - allowed
-        if wrong:
-            raise BadRecord("TrailerMismatch", f"{name} says {sorted(wrong)[0]!r}, the records do not")
+def _typed(values: Mapping[str, object]) -> dict[str, tuple[type, object]]:
+    """Values that are equal only to their like: true is not 1."""
+    return {name: (type(value), value) for name, value in values.items()}

@@ -8,7 +8,7 @@ records say. Called by audit.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from capsule.documents import codec
@@ -18,7 +18,7 @@ from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import Claim, Refusal, Result
 from capsule.trust import objects
 from capsule.trust.objects import ObjectReader
-from capsule.trust.one_request import judge_request
+from capsule.trust.one_request import expire, judge_request
 from capsule.trust.policy import is_machine
 from capsule.trust.receipts import Untrusted, check_receipt
 from capsule.trust.record_checks import (
@@ -26,16 +26,16 @@ from capsule.trust.record_checks import (
     REASONS,
     BadRecord,
     Batch,
-    Said,
     check_equal,
     check_first_claim,
     check_outcome,
-    check_refusal,
-    check_same_operation,
-    check_trailers,
+    check_takeover,
+    says_as_before,
     sort_records,
 )
+from capsule.trust.refusals import check_refusal, places
 from capsule.trust.state import JudgedRequest
+from capsule.trust.story import Said, check_author, check_story, check_time
 from capsule_agent.protocol.messages import Receipt, operation_id
 from capsule_agent.protocol.sshsig import PublicKey
 
@@ -52,6 +52,8 @@ class _Open:
     claim: Claim
     keys: set[str]
     fresh: bool
+    late: int | None = None
+    """The first attempt that was claimed after the request had been refused."""
 
 
 class RecordJudge:
@@ -62,6 +64,7 @@ class RecordJudge:
         self._root = root
         self._open: dict[tuple[RequestFolder, str], _Open] = {}
         self._on_branch: dict[RequestFolder, str] = {}
+        self._months: dict[str, str] = {}
         self.proved = 0
 
     @property
@@ -70,11 +73,14 @@ class RecordJudge:
         return len(self._open)
 
     def judge(self, batch: Batch) -> None:
-        """Prove the records of one commit. Raises BadRecord, BadObject."""
+        """Prove the records of one commit. Raises BadRecord, BadStory, BadObject."""
+        check_author(batch.info, batch.signer)
         claims, results, refusals = sort_records(batch.added)
+        self._check_months([*(each[0] for each in claims), *(each[0] for each in results), *refusals])
         said = Said()
         judged: dict[RequestFolder, JudgedRequest] = {}
-        used = {commit for folder, _, _ in claims for commit in self._holding(batch.branches, folder)}
+        asked = {*(folder for folder, _, _ in claims), *refusals}
+        used = {commit for folder in asked for commit in self._holding(batch.branches, folder)}
         for folder, service, attempt in claims:
             claim = self._load(Claim, batch, folder.claim(service, attempt))
             self._judge_claim(batch, folder, service, attempt, claim, judged)
@@ -85,12 +91,21 @@ class RecordJudge:
             )
         for folder, service in results:
             self._judge_result(batch, folder, service, said)
+        done = {folder for folder, _ in results}
+        cancels = [request for folder, request in judged.items() if folder in done]
         for folder in refusals:
-            self._judge_refusal(batch, folder, said)
-        check_trailers(batch, said)
+            self._judge_refusal(batch, folder, said, cancels)
+        check_story(batch.info, said, batch.services, batch.revision)
         for folder, service, _ in claims:
             if (folder, service) in self._open:
                 self._open[folder, service].fresh = False
+
+    def _check_months(self, folders: list[RequestFolder]) -> None:
+        """All records of a request lie in one place."""
+        for folder in folders:
+            month = self._months.setdefault(folder.name, folder.month)
+            if month != folder.month:
+                raise BadRecord("DuplicateRecords", f"{folder.records}: {folder.name} has some in {month}")
 
     def _load(self, kind: type[D], batch: Batch, path: str) -> D:
         try:
@@ -130,10 +145,15 @@ class RecordJudge:
         if over or attempt != done + 1:
             state = "it was over already" if over else f"the one before was {done}"
             raise BadRecord("ClaimOutOfOrder", f"attempt {attempt} on {service}; {state}")
+        check_time("claimedAt", spec.claimed_at, batch.info)
         opened = self._open.get((folder, service))
+        refused = self._refused(batch, folder)
         if opened:
-            check_same_operation(spec, opened.claim)
+            same = says_as_before(claim, opened.claim)
+            check_takeover(claim, opened.claim, None if same else self._judge_request(batch, folder))
         else:
+            if refused:
+                raise BadRecord("ClaimAfterRefusal", f"{folder.name} on {service}")
             if batch.state.suspended:
                 raise BadRecord("ClaimWhileSuspended", f"main was suspended: {batch.state.suspended.reason}")
             if folder not in judged:
@@ -144,7 +164,16 @@ class RecordJudge:
         keys = opened.keys if opened else set()
         if in_force and in_force.document.spec.agent.key:
             keys.add(in_force.document.spec.agent.key)
-        self._open[folder, service] = _Open(claim, keys, fresh=True)
+        late = opened.late if opened else None
+        if late is None and refused:
+            late = attempt
+        self._open[folder, service] = _Open(claim, keys, fresh=True, late=late)
+
+    def _refused(self, batch: Batch, folder: RequestFolder) -> bool:
+        """Whether the request was refused before this commit, or in it."""
+        below = folder.refusal.removeprefix(f"{RECORDS}/")
+        before = batch.before and objects.find(self._reader, batch.before, below)
+        return bool(before) or folder.refusal in batch.added
 
     def _claimed_before(self, batch: Batch, folder: RequestFolder, service: str) -> tuple[int, bool]:
         """The last attempt recorded before this commit, and whether there was a result."""
@@ -156,32 +185,24 @@ class RecordJudge:
 
     def _check_same_request(self, batch: Batch, folder: RequestFolder, claim: Claim) -> None:
         """A name is spent at its first claim: later batches are of the very same bytes."""
-        for service in sorted(self._begun(batch, folder))[:1]:
-            below = folder.claim(service, 1).removeprefix(f"{RECORDS}/")
-            data = objects.file_bytes(self._reader, batch.before or "", below) or b""
-            first = codec.load_as(Claim, data, folder.claim(service, 1))
-            check_equal(
-                "ClaimMismatch", ("requestDigest", claim.spec.request_digest, first.spec.request_digest)
-            )
+        for digest in self._begun_as(batch, folder):
+            check_equal("ClaimMismatch", ("requestDigest", claim.spec.request_digest, digest))
 
-    def _judge_request(self, batch: Batch, folder: RequestFolder) -> JudgedRequest:
+    def _judge_request(
+        self, batch: Batch, folder: RequestFolder, absent: str = "ClaimWithoutRequest"
+    ) -> JudgedRequest:
         """The request as judged at the revision of this commit, from main or from its branch."""
         begun = self._begun(batch, folder)
         if self._holding((batch.revision,), folder):
-            tree = self._tree(batch.revision)
-            return judge_request(
-                self._reader, batch.state, tree, folder, "main", batch.revision, frozen=begun
-            )
+            own = objects.folder(self._reader, self._tree(batch.revision), folder.folder)
+            return judge_request(self._reader, batch.state, own, folder, "main", batch.revision, frozen=begun)
         known = self._on_branch.get(folder)
         branches = self._holding((*batch.branches, known) if known else batch.branches, folder)
         if not branches:
-            raise BadRecord(
-                "ClaimWithoutRequest", f"{folder.request} is neither on main nor on a branch taken in"
-            )
+            raise BadRecord(absent, f"{folder.request} is neither on main nor on a branch taken in")
         commit = self._on_branch[folder] = branches[0]
-        return judge_request(
-            self._reader, batch.state, self._tree(commit), folder, "branch", commit, frozen=begun
-        )
+        own = objects.folder(self._reader, self._tree(commit), folder.folder)
+        return judge_request(self._reader, batch.state, own, folder, "branch", commit, frozen=begun)
 
     def _holding(self, commits: tuple[str, ...], folder: RequestFolder) -> list[str]:
         """Those of `commits` whose trees hold the request of `folder`."""
@@ -217,9 +238,9 @@ class RecordJudge:
             raise BadRecord("ResultMismatch", f"attempt {spec.attempt} after claim {claim.attempt}")
         receipt = self._receipt(batch, folder, service, result, opened)
         check_outcome(result, receipt)
-        said.claim(opened.claim)
-        said.outcomes.add(spec.outcome)
-        said.reasons.add(spec.reason)
+        if opened.late is not None and spec.outcome == "succeeded" and spec.attempt >= opened.late:
+            raise BadRecord("ClaimAfterRefusal", f"attempt {spec.attempt} on {service} was never to begin")
+        said.result(opened.claim, result)
         del self._open[folder, service]
         self.proved += 1
 
@@ -258,7 +279,9 @@ class RecordJudge:
 
     # ---- refusals ----
 
-    def _judge_refusal(self, batch: Batch, folder: RequestFolder, said: Said) -> None:
+    def _judge_refusal(
+        self, batch: Batch, folder: RequestFolder, said: Said, cancels: list[JudgedRequest]
+    ) -> None:
         refusal = self._load(Refusal, batch, folder.refusal)
         spec = refusal.spec
         check_equal(
@@ -267,19 +290,32 @@ class RecordJudge:
             ("name", refusal.metadata.name, folder.name),
             ("observedRevision", spec.observed_revision, batch.revision),
         )
-        said.requests.add(spec.request)
-        said.outcomes.add(spec.phase)
-        said.reasons.add(spec.reason)
-        tree = self._tree(batch.revision)
-        if objects.folder(self._reader, tree, folder.folder) is None:
-            return
-        begun = self._begun(batch, folder)
-        judged = judge_request(
-            self._reader, batch.state, tree, folder, "main", batch.revision, spec.recorded_at, frozen=begun
-        )
-        if judged.digest != spec.request_digest:
-            raise BadRecord("RefusalNotPlausible", f"{folder.request} has another digest")
-        check_refusal(refusal, judged)
+        check_time("recordedAt", spec.recorded_at, batch.info)
+        said.refusal(refusal)
+        judged = expire(self._judge_refused(batch, folder, spec.reason), spec.recorded_at)
+        begun_as = {(folder.request, digest) for digest in self._begun_as(batch, folder)}
+        check_refusal(refusal, judged, begun_as, cancels)
         if judged.document:
             said.actions.add(judged.document.spec.action)
             said.requesters.add(judged.document.spec.requested_by)
+
+    def _judge_refused(self, batch: Batch, folder: RequestFolder, reason: str) -> JudgedRequest:
+        """The request that a refusal is about, also where it was moved or stands twice."""
+        on_main = bool(self._holding((batch.revision,), folder))
+        if on_main and reason != "DuplicateRequest":
+            return self._judge_request(batch, folder, "RefusalNotPlausible")
+        found = places(self._reader, self._tree(batch.revision), folder.name)
+        if found and not on_main:
+            place, own = found[0]
+            return judge_request(self._reader, batch.state, own, place, "main", batch.revision)
+        judged = self._judge_request(batch, folder, "RefusalNotPlausible")
+        return replace(judged, verdict="refused", reason=reason) if len(found) > 1 else judged
+
+    def _begun_as(self, batch: Batch, folder: RequestFolder) -> set[str]:
+        """The digests of the request in the first claims recorded before this commit."""
+        found = set()
+        for service in self._begun(batch, folder):
+            path = folder.claim(service, 1)
+            data = objects.file_bytes(self._reader, batch.before or "", path.removeprefix(f"{RECORDS}/"))
+            found.add(codec.load_as(Claim, data or b"", path).spec.request_digest)
+        return found

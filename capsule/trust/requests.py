@@ -33,6 +33,11 @@ _NAME = re.compile(NAME)
 _YEAR = re.compile(r"[0-9]{4}")
 _MONTH = re.compile(r"[0-9]{2}")
 _Folders = tuple[tuple[str, str], ...]
+_Place = tuple[RequestFolder, str]
+
+MAX_MONTHS = 200
+MAX_YEAR_BYTES = 64 * 1024
+MAX_MONTH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class RequestSet(Mapping[str, JudgedRequest]):
     _memos: Mapping[tuple[Source, str, str], _Memo] = field(default_factory=dict, repr=False)
     _months: Mapping[str, _Folders] = field(default_factory=dict, repr=False)
     _digests: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _places: Mapping[tuple[str, str], _Place | Finding] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> JudgedRequest:
         return self._requests[name]
@@ -95,9 +101,10 @@ def judge_requests(
     before = known if isinstance(known, RequestSet) else RequestSet({})
     judging = _Judging(reader, state, before, begun or {})
     on_main = judging.main(left_out or (lambda _: False))
-    on_branches, findings = judging.branches(branches or {}, on_main)
+    on_branches = judging.branches(branches or {})
     found = {name: expire(each, now) for name, each in {**on_main, **on_branches}.items()}
-    return RequestSet(found, findings, judging.memos, judging.months, judging.digests)
+    findings = tuple(judging.findings)
+    return RequestSet(found, findings, judging.memos, judging.months, judging.digests, judging.places)
 
 
 class _Judging:
@@ -117,16 +124,18 @@ class _Judging:
         self.digests: dict[str, str] = {}
         self.memos: dict[tuple[Source, str, str], _Memo] = {}
         self.months: dict[str, _Folders] = {}
+        self.places: dict[tuple[str, str], _Place | Finding] = {}
+        self.findings: list[Finding] = []
+        self._spoken: dict[str, RequestFolder] = {}
 
     def main(self, left_out: Callable[[RequestFolder], bool]) -> dict[str, JudgedRequest]:
         tree = objects.tree_of(objects.raw_commit(self._reader, self._state.tip))
         found: dict[str, JudgedRequest] = {}
-        places: dict[str, RequestFolder] = {}
         for folder, oid in self._folders(tree):
-            first = places.setdefault(folder.name, folder)
+            first = self._spoken.setdefault(folder.name, folder)
             if first == folder and left_out(folder):
                 continue
-            judged = self._judged(tree, folder, oid, "main", self._state.tip)
+            judged = self._judged(folder, oid, "main", self._state.tip)
             if first != folder:
                 message = f"{first.request} and {folder.request} carry one name"
                 judged = replace(
@@ -138,37 +147,50 @@ class _Judging:
             found[folder.name] = judged
         return found
 
-    def branches(
-        self, refs: Mapping[str, str], on_main: Collection[str]
-    ) -> tuple[dict[str, JudgedRequest], tuple[Finding, ...]]:
+    def branches(self, refs: Mapping[str, str]) -> dict[str, JudgedRequest]:
+        """The requests that lie on their branches alone. To be called after `main`."""
         found: dict[str, JudgedRequest] = {}
-        findings = []
+        on_main = frozenset(self.months)
         for ref, commit in sorted(refs.items()):
             name = ref.removeprefix(REQUEST_BRANCHES)
-            if not ref.startswith(REQUEST_BRANCHES) or name in on_main:
+            if not ref.startswith(REQUEST_BRANCHES) or name in self._spoken:
                 continue
-            try:
-                found[name] = self._on_branch(name, commit)
-            except BadObject as error:
-                findings.append(Finding(error.reason, str(error), ref, commit, "warning"))
-        return found, tuple(findings)
+            place = self._before._places.get((ref, commit))
+            if place is None:
+                try:
+                    place = self._on_branch(name, commit, on_main)
+                except BadObject as error:
+                    place = Finding(error.reason, str(error), ref, commit, "warning")
+            self.places[ref, commit] = place
+            if isinstance(place, Finding):
+                self.findings.append(place)
+            else:
+                found[name] = self._judged(*place, "branch", commit)
+        return found
 
-    def _on_branch(self, name: str, commit: str) -> JudgedRequest:
-        tree = objects.read_commit(self._reader, commit).tree
-        found = [(folder, oid) for folder, oid in self._folders(tree) if folder.name == name]
+    def _on_branch(self, name: str, commit: str, on_main: Collection[str]) -> _Place:
+        """Where the branch's one request lies; months that are main's own are not read again."""
+        months, left = self._months_of(objects.read_commit(self._reader, commit).tree)
+        if left:
+            raise BadObject("TooLarge", f"more than {MAX_MONTHS} months under {REQUESTS}/")
+        found = []
+        for label, month in months:
+            listed = () if month in on_main else objects.entries(self._reader, month, MAX_MONTH_BYTES)
+            found += [
+                (RequestFolder(label, name), each.oid)
+                for each in listed
+                if each.name == name and each.is_folder and _NAME.fullmatch(name)
+            ]
         if len(found) != 1:
             raise BadObject("BranchWithoutRequest", f"expected one request {name!r}, found {len(found)}")
-        ((folder, oid),) = found
-        return self._judged(tree, folder, oid, "branch", commit)
+        return found[0]
 
-    def _judged(
-        self, tree: str, folder: RequestFolder, oid: str, source: Source, revision: str
-    ) -> JudgedRequest:
+    def _judged(self, folder: RequestFolder, oid: str, source: Source, revision: str) -> JudgedRequest:
         key = (source, folder.folder, oid)
         frozen = frozenset(self._begun.get(folder.name, ()))
         memo = self._before._memos.get(key)
         if memo is None or not memo.holds(self._state, frozen, self._digest_of):
-            judged = judge_request(self._reader, self._state, tree, folder, source, revision, frozen=frozen)
+            judged = judge_request(self._reader, self._state, oid, folder, source, revision, frozen=frozen)
             state = self._state
             memo = _Memo(judged, state.policy.digest, state.settings.digest, len(state.services), frozen)
         elif source == "branch" and memo.judged.revision != revision:
@@ -186,23 +208,41 @@ class _Judging:
             self.digests[service.blob] = known or target_digest(service.document)
         return self.digests[service.blob]
 
-    def _folders(self, tree: str) -> Iterator[tuple[RequestFolder, str]]:
-        """Every folder requests/<yyyy>/<mm>/<name>; a month that was read before is not read again."""
-        top = objects.folder(self._reader, tree, REQUESTS)
-        for year in objects.entries(self._reader, top) if top else ():
-            if not year.is_folder or not _YEAR.fullmatch(year.name):
+    def _folders(self, tree: str) -> Iterator[_Place]:
+        """Every folder requests/<yyyy>/<mm>/<name> of main; what is beyond all measure is a finding."""
+        months, left = self._months_of(tree)
+        if left:
+            text = f"only the last {MAX_MONTHS} months count: remove those without requests"
+            self.findings.append(Finding("TooLarge", text, REQUESTS, self._state.tip))
+        for label, month in months:
+            try:
+                listed = self._month(month)
+            except BadObject as error:
+                self.findings.append(
+                    Finding(error.reason, str(error), f"{REQUESTS}/{label}", self._state.tip)
+                )
                 continue
-            for month in objects.entries(self._reader, year.oid):
-                if month.is_folder and _MONTH.fullmatch(month.name):
-                    label = f"{year.name}/{month.name}"
-                    for name, oid in self._month(month.oid):
-                        yield RequestFolder(label, name), oid
+            for name, oid in listed:
+                yield RequestFolder(label, name), oid
+
+    def _months_of(self, tree: str) -> tuple[list[tuple[str, str]], bool]:
+        """The last months of a tree as (yyyy/mm, tree), and whether there are more than may be."""
+        top = objects.folder(self._reader, tree, REQUESTS)
+        listed = objects.entries(self._reader, top, MAX_MONTH_BYTES) if top else ()
+        years = [each for each in listed if each.is_folder and _YEAR.fullmatch(each.name)]
+        months = [
+            (f"{year.name}/{month.name}", month.oid)
+            for year in years[-MAX_MONTHS:]
+            for month in objects.entries(self._reader, year.oid, MAX_YEAR_BYTES)
+            if month.is_folder and _MONTH.fullmatch(month.name)
+        ]
+        return months[-MAX_MONTHS:], max(len(years), len(months)) > MAX_MONTHS
 
     def _month(self, oid: str) -> _Folders:
         if oid not in self.months:
             known = self._before._months.get(oid)
             if known is None:
-                listed = objects.entries(self._reader, oid)
+                listed = objects.entries(self._reader, oid, MAX_MONTH_BYTES)
                 known = tuple(
                     (each.name, each.oid) for each in listed if each.is_folder and _NAME.fullmatch(each.name)
                 )

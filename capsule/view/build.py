@@ -26,7 +26,7 @@ from capsule.documents.paths import (
 from capsule.documents.types import ServiceStatus
 from capsule.lifecycle import Records, RequestRecords, read_records
 from capsule.lifecycle.status import stale
-from capsule.trust.mainline import BadRoot, judge
+from capsule.trust.mainline import BadRoot
 from capsule.trust.objects import (
     BadObject,
     NotDescended,
@@ -48,6 +48,7 @@ from capsule.view.beats import (
     read_beat,
 )
 from capsule.view.history import without_history
+from capsule.view.mainline import judged_main
 from capsule.view.model import (
     ConditionRow,
     HeartbeatRow,
@@ -252,7 +253,7 @@ def _base(
 ) -> _Base:
     """All but the heartbeats. Raises Unreadable."""
     try:
-        kept.state = state = judge(reader, root, main, kept.state)
+        kept.state = state = judged_main(reader, root, main, audit, kept.state)
         kept.records = read_records(reader, audit, kept.records)
         begun = {item.name: item.operations.keys() for item in kept.records.all() if item.claimed}
         kept.judged = judge_requests(reader, state, branches, kept.judged, begun=begun)

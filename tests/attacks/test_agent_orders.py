@@ -82,6 +82,20 @@ def test_a_replay_after_its_time_is_refused(target: Target) -> None:
     assert target.refused(Ask().envelope()) == "OrderTooLate"
 
 
+def test_a_question_that_comes_late_is_answered(target: Target) -> None:
+    done = target.receipt(Ask().envelope())
+    target.now += timedelta(minutes=6)
+    assert target.receipt(Ask().query(), "query") == done
+
+
+def test_a_tombstone_that_comes_late_still_prevents(target: Target) -> None:
+    target.now += timedelta(minutes=6)
+    refused = target.receipt(Ask().query(tombstone=True), "query")
+    assert (refused.outcome, refused.reason) == ("refused", "Tombstoned")
+    target.now -= timedelta(minutes=6)
+    assert target.refused(Ask().envelope()) == "Tombstoned"
+
+
 ELSEWHERE = "ab" * 20
 
 

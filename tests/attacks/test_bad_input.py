@@ -312,6 +312,10 @@ def test_every_hostile_text_as_a_request_is_refused_with_its_place_and_stops_onl
         folder = RequestFolder("2026/11", at)
         spec = refusal(town, folder).spec
         _, reason, line, column = SMALL[name]
+        if reason == "TooLarge":  # not even read
+            assert (spec.phase, spec.reason) == ("Rejected", "MalformedTree"), name
+            assert "bytes" in spec.message
+            continue
         assert (spec.phase, spec.reason) == ("Rejected", "InvalidDocument"), name
         assert f"{folder.request}:{line}:{column}: error:" in spec.message, name
         assert f"[{reason}]" in spec.message, (name, spec.message)

@@ -173,7 +173,8 @@ def test_claim_while_main_is_suspended() -> None:
 )
 def test_claim_that_says_something_else(said: dict[str, Any], reason: str) -> None:
     audit = asked()
-    audit.step(audit.claim(RAW, **said), trailers=CLAIMED)
+    late = {"at": int(LATE.timestamp())} if "claimed_at" in said else {}
+    audit.step(audit.claim(RAW, **said), trailers=CLAIMED, **late)
     assert audit.reason() == reason
 
 

@@ -52,6 +52,12 @@ def test_co_author_approves() -> None:
     assert reasons(history) == {CHAT: "ApprovalsMissing"}
 
 
+def test_word_of_somebody_the_policy_does_not_list() -> None:
+    history = History.begun()
+    history.step({CHAT: NEW, **history.change_word("nobody", {CHAT: (OLD, NEW)})}, by="alice")
+    assert reasons(history) == {CHAT: "ApprovalsMissing"}
+
+
 def test_proposer_cannot_also_approve_from_a_second_file() -> None:
     history = History.begun()
     change = {CHAT: (OLD, NEW)}

@@ -16,20 +16,23 @@ import pytest
 from capsule.store import git as git_stores
 from capsule.store.api import (
     LOCAL_PREFIX,
-    DamagedObject,
     Draft,
     InvalidDraft,
     Person,
     RefMoved,
     RefUpdate,
+    RemoteUnreachable,
     Store,
     StoreError,
 )
+from capsule.store.beats import HEARTBEAT_FILE
 from capsule.store.objects import commit_links, is_object_id, object_id, parse_tree
 from capsule.testing.memory_store import MemoryRemote, MemoryStore
-from capsule.trust.objects import MissingObject
+from capsule.trust.objects import MissingObject, ObjectKind
+from capsule.trust.raw import parse_commit
+from capsule.view import heartbeat
 from capsule_agent.protocol import sshsig
-from tests.git_servers import assert_sound, bare_repository, http_git
+from tests.git_servers import assert_sound, bare_repository, git, http_git
 
 ALICE = Person("Alice Ångström", "alice@example.com")
 ROBOT = Person("reconciler-1", "reconciler@example.com")
@@ -451,6 +454,132 @@ def test_history_may_be_replaced_where_it_is_asked_for(store: Store) -> None:
     assert store.refs("refs/heads/") == {MAIN: first}
 
 
+@pytest.fixture(params=["memory-remote", "path-remote"])
+def rude(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Rude]]:
+    """A store on a remote, and somebody who puts there what no honest writer makes."""
+    with ExitStack() as stack:
+        if request.param == "memory-remote":
+            remote = MemoryRemote()
+            yield MemoryStore(remote), Rude(remote)
+        else:
+            origin = bare_repository(tmp_path / "origin.git")
+            store = git_stores.clone(str(origin), tmp_path / "clone", bare=True)
+            stack.callback(store.close)
+            yield store, Rude(origin)
+
+
+@dataclass
+class Rude:
+    """Puts any objects and refs into a remote."""
+
+    remote: MemoryRemote | Path
+
+    def put(self, kind: ObjectKind, data: bytes) -> str:
+        if isinstance(self.remote, MemoryRemote):
+            return self.remote.put(kind, data)
+        return git(self.remote, "hash-object", "-wt", kind, "--literally", "--stdin", stdin=data).strip()
+
+    def set_ref(self, name: str, oid: str | None) -> None:
+        if isinstance(self.remote, MemoryRemote):
+            self.remote.set_ref(name, oid)
+        elif oid is None:
+            git(self.remote, "update-ref", "-d", name)
+        else:
+            git(self.remote, "update-ref", name, oid)
+
+    def pack_refs(self) -> None:
+        if isinstance(self.remote, Path):
+            git(self.remote, "pack-refs", "--all")
+
+    def commit(self, tree: bytes, parent: str) -> str:
+        who = b"m <m@example.com> 1795435200 +0000"
+        lines = [b"tree " + self.put("tree", tree).encode(), b"parent " + parent.encode()]
+        return self.put("commit", b"\n".join([*lines, b"author " + who, b"committer " + who, b"", b"m\n"]))
+
+
+def _skipped(store: Store) -> dict[str, str]:
+    assert isinstance(store, MemoryStore | git_stores.GitStore)
+    return store.skipped
+
+
+def _broken_tree(rude: Rude, which: str) -> bytes:
+    blob = bytes.fromhex(rude.put("blob", b"x"))
+    return b"100644 a/b\0" + blob if which == "slashed" else (b"100644 a\0" + blob) * 2
+
+
+def test_a_branch_becomes_a_folder_of_branches_and_back(rude: tuple[Store, Rude]) -> None:
+    store, other = rude
+    first = begin(store)
+    before = None
+    for name in ("a/b", "a", "a/b/c", "a"):
+        if before is not None:
+            other.set_ref(before, None)
+        before = f"refs/heads/request/{name}"
+        other.set_ref(before, first)
+        other.pack_refs()
+        store.refresh()
+        assert store.refs() == {MAIN: first, before: first}
+        assert _skipped(store) == {}
+
+
+@pytest.mark.parametrize("name", ["refs/heads/request/\udcff\udcfe", "refs/capsule/heartbeat/\udc80"])
+def test_a_name_that_is_not_unicode_is_left_out_alone(rude: tuple[Store, Rude], name: str) -> None:
+    store, other = rude
+    first = begin(store)
+    other.set_ref(name, first)
+    other.set_ref("refs/heads/request/fine", first)
+    store.refresh()
+    assert store.refs() == {MAIN: first, "refs/heads/request/fine": first}
+    assert list(_skipped(store)) == [name]
+    second = store.write(draft(first, {"x": b"1"}))
+    store.publish([RefUpdate(MAIN, first, second)])
+
+
+@pytest.mark.parametrize("which", ["twice", "slashed"])
+def test_a_branch_with_a_broken_tree_is_left_out_alone(
+    rude: tuple[Store, Rude], which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, other = rude
+    first = begin(store)
+    broken = other.commit(_broken_tree(other, which), first)
+    other.set_ref("refs/heads/request/bad", broken)
+    other.set_ref("refs/heads/request/on-bad", other.commit(b"", broken))
+    other.set_ref("refs/heads/request/fine", other.commit(b"", first))
+    for _ in range(2):
+        store.refresh()
+        assert set(store.refs()) == {MAIN, "refs/heads/request/fine"}
+        assert set(_skipped(store)) == {"refs/heads/request/bad", "refs/heads/request/on-bad"}
+        assert "repeated or slashed" in _skipped(store)["refs/heads/request/bad"]
+    assert caplog.text.count("'refs/heads/request/bad'") == 1, "told once"
+    second = store.write(draft(first, {"x": b"1"}))
+    store.publish([RefUpdate(MAIN, first, second)])
+    other.set_ref("refs/heads/request/bad", first)
+    store.refresh()
+    assert store.refs()["refs/heads/request/bad"] == first
+    assert set(_skipped(store)) == {"refs/heads/request/on-bad"}
+
+
+@pytest.mark.parametrize("name", [MAIN, AUDIT])
+def test_main_and_audit_are_whole_or_nothing_is_taken(rude: tuple[Store, Rude], name: str) -> None:
+    store, other = rude
+    first = begin(store)
+    other.set_ref(name, other.commit(_broken_tree(other, "twice"), first))
+    with pytest.raises(RemoteUnreachable, match="incomplete history"):
+        store.refresh()
+    assert store.refs() == {MAIN: first}
+
+
+def test_a_ref_to_something_else_does_not_stop_a_push(rude: tuple[Store, Rude]) -> None:
+    store, other = rude
+    first = begin(store)
+    other.set_ref("refs/capsule/odd", other.put("blob", b"no commit"))
+    store.refresh()
+    assert store.refs() == {MAIN: first}
+    second = store.write(draft(first, {"x": b"1"}))
+    store.publish([RefUpdate(MAIN, first, second)])
+    assert store.refs() == {MAIN: second}
+
+
 @pytest.mark.parametrize("name", ["main", "refs/heads/", "refs/heads/a..b", "refs/heads/a b", "HEAD", "../x"])
 def test_bad_names_are_refused(store: Store, name: str) -> None:
     first = begin(store)
@@ -538,8 +667,8 @@ def test_what_is_local_stays_here(world: World) -> None:
 def test_a_replaced_heartbeat_can_be_discarded(store: Store) -> None:
     first = begin(store, {"shared": b"kept"})
     beat = LOCAL_PREFIX + "heartbeat/one"
-    old = store.write(draft(None, {"beat": b"12:00", "same": b"x"}, parents=()))
-    new = store.write(draft(None, {"beat": b"12:01", "same": b"x"}, parents=()))
+    old = store.write(_beat(b"12:00"))
+    new = store.write(_beat(b"12:01"))
     store.publish([RefUpdate(beat, None, old)])
     store.discard(old)
     assert files(store, old), "what a ref names is not discarded"
@@ -550,10 +679,82 @@ def test_a_replaced_heartbeat_can_be_discarded(store: Store) -> None:
     for oid in (old, gone, object_id("blob", b"12:00")):
         with pytest.raises(MissingObject):
             store.read(oid)
-    assert files(store, new) == {"beat": b"12:01", "same": b"x"}
-    second = store.write(draft(first, {"more": b"1"}))
-    with pytest.raises(DamagedObject, match="parents"):
-        store.discard(second)
+    assert files(store, new) == {HEARTBEAT_FILE: b"12:01"}
+    assert files(store, first) == {"shared": b"kept"}
+
+
+def test_stores_and_views_mean_the_same_file() -> None:
+    assert heartbeat.HEARTBEAT_FILE == HEARTBEAT_FILE
+
+
+def _beat(text: bytes, at: datetime = NOON) -> Draft:
+    return draft(None, {HEARTBEAT_FILE: text}, parents=(), at=at)
+
+
+@pytest.mark.parametrize(
+    "others", [{"b": b"2"}, {"heartbeat.json": b"x", "policy.yaml": b"p"}, {"x/heartbeat.json": b"x"}]
+)
+def test_nothing_but_a_heartbeat_is_ever_discarded(store: Store, others: Mapping[str, bytes]) -> None:
+    root = store.write(draft(None, others, parents=()))
+    second = store.write(draft(root, {"more": b"1"}))
+    store.publish([RefUpdate(MAIN, None, second)])
+    unnamed = store.write(draft(None, {"other": b"3"}, parents=()))
+    for commit in (root, second, unnamed, "0" * 40):
+        store.discard(commit)
+        store.discard(commit, keep=[second])
+    assert files(store, root) == others
+    assert files(store, second) == {**others, "more": b"1"}
+    assert files(store, unnamed) == {"other": b"3"}
+
+
+def test_a_heartbeat_that_another_store_wrote_is_not_discarded(world: World) -> None:
+    store, other = world.another(), world.another()
+    begin(other)
+    foreign = other.write(_beat(b"12:00"))
+    name = "refs/capsule/heartbeat/one"
+    other.publish([RefUpdate(name, None, foreign)])
+    store.refresh()
+    other.publish([RefUpdate(name, foreign, None)])
+    store.refresh()
+    if store is not other:
+        store.discard(foreign)
+        assert files(store, foreign) == {HEARTBEAT_FILE: b"12:00"}
+
+
+@pytest.mark.parametrize("shared", ["heartbeat.json", "docs/copy.json", "docs/heartbeat.json"])
+def test_what_a_ref_took_over_of_a_heartbeat_stays(world: World, shared: str) -> None:
+    store, other = world.another(), world.another()
+    first = begin(store)
+    old = store.write(_beat(b"12:00"))
+    other.refresh()
+    taken = other.write(draft(first, {shared: b"12:00"}))
+    later = other.write(draft(taken, {shared: None, "x": b"1"}))
+    other.publish([RefUpdate(MAIN, first, later)])
+    store.refresh()
+    store.discard(old)
+    assert files(store, taken)[shared] == b"12:00"
+    with pytest.raises(MissingObject):
+        store.read(old)
+
+
+def test_what_was_there_before_a_heartbeat_stays(store: Store) -> None:
+    first = begin(store, {HEARTBEAT_FILE: b"12:00"})
+    old = store.write(_beat(b"12:00", NOON + timedelta(seconds=1)))
+    store.discard(old)
+    assert files(store, first) == {HEARTBEAT_FILE: b"12:00"}
+    with pytest.raises(MissingObject):
+        store.read(old)
+
+
+def test_a_commit_that_readers_would_refuse_is_not_written(writer: Store) -> None:
+    first = begin(writer)
+    with pytest.raises(InvalidDraft, match="at most 1048576") as caught:
+        writer.write(draft(first, {"x": b"1"}, message="m" * 2**20))
+    assert caught.value.hint
+    most = 2**20 - len(writer.read(writer.write(draft(first, {"x": b"1"}, message="m")))[1]) + 1
+    fits = writer.write(draft(first, {"x": b"1"}, message="m" * most))
+    assert len(writer.read(fits)[1]) == 2**20
+    assert parse_commit(writer.read(fits)[1]).parents == (first,)
 
 
 def test_the_memory_of_a_store_is_its_authority(world: World) -> None:

@@ -64,6 +64,8 @@ def test_a_request_is_asked_approved_executed_recorded_and_proved(house: House) 
         marks = house.git("log", "--format=%G?", branch).split()
         assert set(marks) == {"G"}
     house.git("fsck", "--strict")
+    late = house.capsule("reject", name, "--reason", "Too late", "--yes", person="carol")
+    assert (late.code, f"{name} has already succeeded; nothing to reject" in late.err) == (1, True)
     proved = house.capsule("audit", "verify", "--root", house.root)
     assert proved.code == 0, proved.out
     assert "1 operation proved" in proved.out

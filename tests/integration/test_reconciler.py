@@ -482,7 +482,7 @@ def test_heartbeats_are_replaced_and_leave_no_history(town: Town) -> None:
     seen = set()
     for _ in range(4):
         reconciler.one_pass(patience=5.0)
-        beat = town.tip("refs/capsule/heartbeat/reconciler-1")
+        beat = town.tip("refs/capsule/local/heartbeat/reconciler-1")
         assert beat is not None
         commit = parse_commit(town.store.read(beat)[1])
         assert not commit.parents
@@ -498,7 +498,7 @@ def test_a_reader_that_holds_the_last_heartbeat_can_still_read_it_after_the_next
     for _ in range(4):
         town.clock.advance(seconds=11)
         refs = town.store.refs()
-        held.append(refs["refs/capsule/heartbeat/reconciler-1"])
+        held.append(refs["refs/capsule/local/heartbeat/reconciler-1"])
         reconciler.one_pass(patience=5.0)
         seen = snapshot(town.store, refs, town.root, town.clock.now())
         assert (seen.conditions, [row.status for row in seen.services]) == ((), ["HEALTHY"])

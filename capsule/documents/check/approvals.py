@@ -38,7 +38,7 @@ def check_approvals(
         tree.problems += _repository(approval, approval.document.repository, root)
         tree.problems += _says_the_same(approval, request)
         if not expired:
-            tree.problems += _targets(tree, approval)
+            tree.problems += _targets(tree, approval, request.path)
 
 
 def check_change_approvals(tree: Tree, root: str | None) -> None:
@@ -123,10 +123,11 @@ def _canonical(value: object) -> bytes | None:
         return None
 
 
-def _targets(tree: Tree, approval: Source[Approval]) -> Iterator[Problem]:
+def _targets(tree: Tree, approval: Source[Approval], request: str) -> Iterator[Problem]:
     for name, digest in approval.document.targets.items():
         service = tree.services.get(name)
         if service and target_digest(service.document) != digest:
             message = f'agent, labels or pins of "{name}" are not those that were approved'
             hint = "ask for the approval again"
-            yield approval.problem(("targets", name), "ApprovalVoid", message, hint=hint, severity="warning")
+            grave = tree.severity("warning", request, approval.path)
+            yield approval.problem(("targets", name), "ApprovalVoid", message, hint=hint, severity=grave)

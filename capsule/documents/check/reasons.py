@@ -10,6 +10,8 @@ REASONS: dict[str, str] = {
     "DuplicateName": "Two documents of a kind have the same name.",
     "LargeFolder": "More than 1000 entries in one folder make every commit slow. Use subfolders.",
     "BadKey": "Text that has the form of an OpenSSH Ed25519 key, but is none.",
+    "BadEndpoint": "An endpoint whose host or port cannot be connected to, such as port 70000.",
+    "InsecureEndpoint": "Plain HTTP beyond this machine, without `insecure: true`. Use https.",
     "SharedKey": "The same key is listed for two principals, so a signature would not say who signed.",
     "UnknownPrincipal": "A person or machine that the policy does not list.",
     "UnknownTeam": "A team that the policy does not list.",

@@ -26,7 +26,8 @@ def _targets(tree: Tree, source: Source[ActionRequest]) -> Iterator[Problem]:
             yield source.problem(loc, "DuplicateTarget", f'"{name}" is named twice', hint="remove one")
         elif name not in tree.services and name not in tree.unreadable_services:
             message, hint = f'no service is named "{name}"', nearest(name, tree.services)
-            yield source.problem(loc, "UnknownService", message, "the name of a service", hint)
+            grave = tree.severity("error", source.path)
+            yield source.problem(loc, "UnknownService", message, "the name of a service", hint, grave)
     if tree.settings and len(targets) > tree.settings.document.spec.limits.max_targets:
         limit = tree.settings.document.spec.limits.max_targets
         message = f"{len(targets)} services in one request"
@@ -52,7 +53,8 @@ def _rules(tree: Tree, policy: Policy, source: Source[ActionRequest]) -> Iterato
         if rule is None:
             message = f'no rule of the policy matches {spec.action} on "{name}"; it will be refused'
             loc = ("spec", "targets", at)
-            yield source.problem(loc, "NoRuleForRequest", message, severity="warning")
+            grave = tree.severity("warning", source.path)
+            yield source.problem(loc, "NoRuleForRequest", message, severity=grave)
         elif spec.requested_by not in people_of(policy, rule.may_request):
             refused.add(name)
     if refused and spec.requested_by in policy.spec.principals:

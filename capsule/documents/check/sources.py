@@ -5,7 +5,7 @@ Called by the checks of this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -58,6 +58,12 @@ class Tree:
     """Paths and principals of the approvals in each request folder."""
     unreadable_services: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    brought: Collection[str] = ()
+    """Paths that the change brings in which is checked; none when a tree is checked as it stands."""
+
+    def severity(self, wanted: Severity, *paths: str) -> Severity:
+        """How grave a problem is that may have come later than the documents at `paths`, which were fine."""
+        return wanted if any(path in self.brought for path in paths) else "hint"
 
     def read(self, kind: type[T], path: str) -> Source[T] | None:
         """The document of type `kind` at `path`; None, with its problems noted, when it is not one."""

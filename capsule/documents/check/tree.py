@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from capsule.documents import paths
 from capsule.documents.check.approvals import check_approvals, check_change_approvals
+from capsule.documents.check.endpoints import check_endpoint
 from capsule.documents.check.policy import check_policy
 from capsule.documents.check.requests import check_request
 from capsule.documents.check.sources import Tree, check_name, public_key
@@ -20,14 +21,19 @@ _DOCUMENT_FOLDERS = (paths.SERVICES, paths.REQUESTS, paths.CHANGE_APPROVALS, pat
 
 
 def check_tree(
-    files: Mapping[str, bytes], *, now: datetime | None = None, root: str | None = None
+    files: Mapping[str, bytes],
+    *,
+    now: datetime | None = None,
+    root: str | None = None,
+    brought: Collection[str] = (),
 ) -> tuple[Problem, ...]:
     """Every problem of the tree of main that `files` (path to bytes) holds, in the order of the paths.
 
     Requests that have expired at `now` are only checked for form; approvals are compared with the
-    repository id `root`; both are left out when not given. Files outside of Capsule's folders are not read.
+    repository id `root`; both are left out when not given. `brought` are the paths that a change brings in:
+    what services and policy have since made of older requests is only a hint. Files outside of Capsule's folders are not read.
     """
-    tree = Tree(files)
+    tree = Tree(files, brought=brought)
     _read(tree)
     _layout(tree)
     if tree.policy:
@@ -84,6 +90,7 @@ def _read_service(tree: Tree, path: str, name: str) -> None:
         message = f'a service named "{own}" is also in {tree.services[own].path}'
         tree.problems.append(source.problem(("metadata", "name"), "DuplicateName", message))
     tree.services.setdefault(own, source)
+    tree.problems += check_endpoint(source)
     key = source.document.spec.agent.key
     if key is not None and isinstance(found := public_key(key), str):
         tree.problems.append(source.problem(("spec", "agent", "key"), "BadKey", found))

@@ -49,7 +49,10 @@ class Expectation:
     @property
     def fields(self) -> tuple[str, ...]:
         """The keys a mapping may have here; empty when it takes any name."""
-        return tuple(self._schema.get("properties", ()))
+        found: dict[str, None] = {}
+        for option in _options(self._schema, self._root):
+            found |= dict.fromkeys(option.get("properties", ()))
+        return tuple(found)
 
     @property
     def words(self) -> tuple[str, ...]:

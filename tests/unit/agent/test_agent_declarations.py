@@ -173,7 +173,9 @@ def test_what_an_action_raises_never_leaves(agent: Agent, caplog: pytest.LogCapt
         first = order(agent, "boom", "r1")
     assert (first.outcome, first.reason, first.message) == ("failed", "ActionFailed", "ConnectionError")
     assert SECRET not in caplog.text
-    assert "ConnectionError: 401 for hmac-sha256:" in caplog.text
+    assert "builtins.ConnectionError" in caplog.text
+    assert "401 for" not in caplog.text, "what an exception says may hold anything"
+    assert ", in boom" in caplog.text
     assert order(agent, "told", "r2").message.startswith("quota exceeded for hmac-sha256:")
     assert order(agent, "wrong", "r3").message == "TypeError"
 

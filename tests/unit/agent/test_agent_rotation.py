@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -356,6 +357,74 @@ def test_an_id_that_holds_the_secret_is_refused(tmp_path: Path) -> None:
     run.rotator._do = Rotation(store_new, store.verify, store.switch, store.revoke, store.find)
     receipt = perform(run, Ask())
     assert (receipt.outcome, set(store.keys)) == ("failed", {"key-0"})
+
+
+@pytest.mark.parametrize("grace", ["3651d", "9999999d", "999999999h", "315360001s"])
+def test_a_grace_beyond_all_measure_is_refused_before_anything_is_created(tmp_path: Path, grace: str) -> None:
+    store, clock = KeyStore(), Clock()
+    run = executor(tmp_path / "agent.db", store, clock)
+    refused = read_receipt(run.order(Ask(params={"grace": grace}).envelope()))
+    assert (refused.outcome, refused.reason) == ("refused", "ParamsInvalid")
+    assert "at most 3650d" in refused.message
+    assert (store.created, set(store.keys)) == (0, {"key-0"})
+    with pytest.raises(DeclarationError, match="3650d"):
+        store.rotation(grace)
+
+
+def test_the_longest_grace_is_kept(tmp_path: Path) -> None:
+    store, clock = KeyStore(), Clock()
+    receipt = read_receipt(
+        executor(tmp_path / "agent.db", store, clock).order(Ask(params={"grace": "3650d"}).envelope())
+    )
+    assert (receipt.outcome, receipt.outputs["revokeAt"]) == ("succeeded", "2036-11-20T12:00:00Z")
+
+
+@pytest.mark.parametrize("moment", ["_record_switch", "_conclude"])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_what_fails_after_the_switch_is_never_told_as_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, lasting: bool
+) -> None:
+    store, clock = KeyStore(), Clock()
+    run = executor(tmp_path / "agent.db", store, clock)
+    whole, failures = getattr(Rotator, moment), itertools.count()
+
+    def fails(self: Rotator, *arguments: str) -> object:
+        if lasting or next(failures) == 0:
+            raise OverflowError
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Rotator, moment, fails)
+    receipt = perform(run, Ask())
+    assert store.in_use == "key-1"
+    if lasting:
+        assert (receipt.outcome, receipt.reason) == ("unknown", "InterruptedInEffect")
+        assert "look which key is in use" in receipt.message
+    else:
+        assert (receipt.outcome, receipt.outputs["keyId"]) == ("succeeded", "key-1")
+
+
+@pytest.mark.parametrize("step", ["find", "create", "verify", "switch", "revoke"])
+def test_what_a_callback_raises_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    store, clock = KeyStore(), Clock()
+    run = executor(tmp_path / "agent.db", store, clock)
+    secret = "fresh-secret-nobody-was-handed"
+
+    def fail(name: str) -> None:
+        if name == step:
+            try:
+                raise ValueError(secret)
+            except ValueError as error:
+                raise RuntimeError(f"upstream said {secret}") from error
+
+    store.before = fail
+    with caplog.at_level(logging.DEBUG):
+        perform(run, Ask(params={"grace": "0s"}))
+    assert secret not in caplog.text
+    assert "builtins.RuntimeError" in caplog.text
+    assert "builtins.ValueError" in caplog.text
+    assert f", in {step}" in caplog.text
 
 
 def test_durations() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from capsule.commands.change import kind_of
+from capsule.trust import mainline
 from tests.unit.commands.conftest import Office
 
 SERVICE = "services/openai-chat.yaml"
@@ -95,14 +99,46 @@ def test_a_new_policy_takes_force_and_agents_get_a_new_list_of_signers(office: O
     assert "SignersOutdated" not in office.run("doctor").output
 
 
-def test_a_policy_with_a_serial_that_does_not_rise_is_not_merged(office: Office) -> None:
+def test_a_policy_with_a_serial_that_does_not_rise_is_neither_signed_nor_merged(office: Office) -> None:
     _edit(office, "sly", "policy.yaml", "reviewers: [bob, carol]", "reviewers: [alice, bob, carol]")
-    before = office.git("rev-parse", "main")
-    office.run("propose", "--yes")
-    done = office.run("approve", "sly", "--yes", person="bob")
-    assert "Merged" not in done.output, done.output
-    assert "serial" in done.output
-    assert office.git("rev-parse", "main") == before
+    before = office.refs()
+    for verb in (("propose", "--yes"), ("check",)):
+        done = office.run(*verb)
+        assert (done.exit_code, "PolicySerialNotRaised" in done.output) == (1, True), done.output
+    assert office.refs() == before
+    office.run("approve", "sly", "--yes", person="bob")
+    assert office.git("show", "main:policy.yaml") != office.git("show", "sly:policy.yaml")
+
+
+def test_a_policy_without_somebody_who_once_approved_can_be_proposed(office: Office) -> None:
+    name = office.ask()
+    assert office.run("approve", name, "--yes", person="bob").exit_code == 0
+    office.git("switch", "-q", "-c", "goodbye", "main")
+    file = office.state / "policy.yaml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("    bob:")]
+    text = "\n".join(lines).replace("serial: 1", "serial: 2")
+    file.write_text(text.replace("[alice, bob]", "[alice]").replace("[bob, carol]", "[alice, carol]") + "\n")
+    office.git("commit", "-qam", "Bob leaves")
+    done = office.run("propose", "--yes")
+    assert "BadDocument" not in done.output, done.output
+
+
+def test_what_is_not_committed_is_not_left_out_of_a_proposal_unnoticed(office: Office) -> None:
+    _edit(office, "new-model", SERVICE, "gpt-5.1", "gpt-5.2")
+    file = office.state / SERVICE
+    file.write_text(file.read_text().replace("gpt-5.2", "gpt-5.3"))
+    (office.state / "notes.txt").write_text("not a document\n")
+    before = office.refs()
+    for prepare in ((), ("add", SERVICE)):
+        if prepare:
+            office.git(*prepare)
+        done = office.run("propose", "--yes")
+        assert (done.exit_code, "NotCommitted" in done.output) == (1, True), done.output
+        assert f"{SERVICE} is changed but not committed" in done.output
+        assert f"git add {SERVICE} && git commit" in done.output
+    assert office.refs() == before
+    office.git("commit", "-qam", "And now")
+    assert office.run("propose", "--yes").exit_code == 0
 
 
 def test_only_those_entitled_may_propose(office: Office) -> None:
@@ -140,3 +176,78 @@ def test_a_branch_that_was_never_pushed_is_proposed_to_the_remote(office: Office
     assert office.git("status", "--porcelain") == ""
     assert office.run("approve", "new-model", "--yes", person="bob").exit_code == 0
     assert office.git("rev-parse", "main", at=forge) == office.git("rev-parse", "main")
+
+
+def test_an_edit_after_the_proposal_keeps_the_words_on_the_first_version(office: Office) -> None:
+    _edit(office, "new-model", SERVICE, "gpt-5.1", "gpt-5.2")
+    assert office.run("propose", "--yes").exit_code == 0
+    file = office.state / SERVICE
+    file.write_text(file.read_text().replace("gpt-5.2", "gpt-6"))
+    office.git("commit", "-qam", "And more")
+    assert office.run("propose", "--yes").exit_code == 0
+    done = office.run("approve", "new-model", "--yes", person="bob")
+    assert (done.exit_code, "in force" in done.output) == (0, True), done.output
+    assert _model(office) == "gpt-6"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".github/workflows/x.yaml",
+        "README.md",
+        "signers/zz.sig",
+        "requests/2026/11/mine/request.yaml",
+        f"approvals/{'0' * 64}/bob.json",
+        f"approvals/{'0' * 64}/bob.json.sig",
+        "approvals/note.txt",
+        "services/notes.txt",
+        "status/openai-chat.yaml",
+    ],
+)
+def test_a_branch_that_brings_what_is_not_shown_is_refused(office: Office, path: str) -> None:
+    _edit(office, "new-model", SERVICE, "gpt-5.1", "gpt-5.2")
+    assert office.run("propose", "--yes").exit_code == 0
+    file = office.state / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("x")
+    office.git("add", "-A")
+    office.git("commit", "-qm", "tidy")
+    main = office.git("rev-parse", "main")
+    for word, person in (("propose", "alice"), ("approve", "bob")):
+        done = office.run(word, "new-model", "--yes", person=person)
+        assert (done.exit_code, "BranchTouchesMore" in done.output) == (4, True), done.output
+        assert path in done.output
+    assert office.git("rev-parse", "main") == main
+    rejected = office.run("reject", "new-model", "--yes", "--reason", "Not that", person="bob")
+    assert rejected.exit_code == 0, rejected.output
+
+
+@pytest.mark.parametrize("of_a_request", [True, False])
+def test_a_branch_that_takes_a_word_away_is_refused(office: Office, of_a_request: bool) -> None:
+    if of_a_request:
+        name = office.ask("-p", "depth=2")
+        assert office.run("approve", name, "--yes", person="bob").exit_code == 0
+    else:
+        _edit(office, "before", SERVICE, "gpt-5.1", "gpt-5.2")
+        office.run("propose", "--yes")
+        assert office.run("approve", "before", "--yes", person="bob").exit_code == 0
+    office.git("switch", "-q", "main")
+    _edit(office, "sly", SERVICE, "version: ", "version:  ")
+    words = [path for path in office.git("ls-files").splitlines() if "approvals/" in path and "bob" in path]
+    assert words
+    office.git("rm", "-q", *words)
+    office.git("commit", "-qm", "tidy")
+    done = office.run("propose", "--yes")
+    assert (done.exit_code, "BranchTouchesMore" in done.output) == (4, True), done.output
+    assert words[0] in done.output
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("policy.yaml", "capsule.yaml", "services/a.yaml", "services/a/b.yml", "services/a.json"),
+        *("services/a.txt", "services", "a.yaml", "policy.yml", "README.md"),
+    ],
+)
+def test_what_is_reviewed_is_what_trust_judges(path: str) -> None:
+    assert kind_of(path) == mainline._kind(path)

@@ -134,3 +134,10 @@ def test_names_of_requests_are_dns_labels(action: str, targets: list[str], begin
 def test_parameters_are_text_unless_they_are_numbers_or_truth(text: str, value: object) -> None:
     assert scalar(text) == value
     assert type(scalar(text)) is type(value)
+
+
+def test_a_request_that_would_never_be_begun_is_not_written(office: Office) -> None:
+    before = office.refs()
+    done = office.run("request", "reload", "openai-chat", "--reason", "x", "--expires", "0s")
+    assert (done.exit_code, "later than now" in done.output) == (2, True), done.output
+    assert office.refs() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -266,6 +267,30 @@ def test_a_cancel_reaches_what_is_under_way_and_nothing_that_is_finished() -> No
     assert decide(world(victim, cancel(), records=running)).cancel
     done = records(records_of(victim, operation(victim)))
     assert refuse_reason(world(victim, cancel(), records=done)) == ("Rejected", "NothingToCancel")
+
+
+def test_what_is_cancelled_in_this_very_pass_does_not_begin() -> None:
+    decision = decide(world(request(), cancel()))
+    assert decision.cancel
+    assert not decision.begin
+
+
+def test_a_cancel_must_name_every_target_of_its_victim() -> None:
+    victim = request(spec={"targets": ("openai-chat", "stripe-pay")}, verdict="proposed")
+    assert refuse_reason(world(victim, cancel())) == ("Rejected", "CancelTargets")
+
+
+def test_what_was_ended_is_not_ended_again() -> None:
+    victim = request()
+    ended = records_of(victim, operation(victim, outcome=None), refused=refusal(victim, "Cancelled"))
+    assert refuse_reason(world(victim, cancel(), records=records(ended))) == ("Rejected", "NothingToCancel")
+
+
+def test_a_request_moved_after_its_claim_ends() -> None:
+    judged, around = three()
+    begun = records(records_of(judged, operation(judged, "a")))
+    moved = replace(judged, path=judged.path.replace("2026/11", "2026/12"))
+    assert refuse_reason(world(moved, records=begun, **around)) == ("Cancelled", "ChangedAfterClaim")
 
 
 @pytest.mark.parametrize("victim", ["nothing", "cancel-1"])

@@ -261,17 +261,68 @@ def test_a_freeze_ends_after_it_starts(tree: Tree) -> None:
     assert policy('"2027-01-02T00:00"', '"2026-12-20T00:00"', tree).reason == "BadWindow"
 
 
+# ---- endpoints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason", "expected"),
+    [
+        ("https://agent:0", "BadEndpoint", "a port between 1 and 65535"),
+        ("https://agent:70000", "BadEndpoint", "a port between 1 and 65535"),
+        ("ssh://user@agent:123456789", "BadEndpoint", "a port between 1 and 65535"),
+        ("https://agent:", "BadEndpoint", "a port between 1 and 65535"),
+        ("https://:7070", "BadEndpoint", "a host name"),
+        ("https://agent:port", "BadEndpoint", "a host name"),
+        ("https://a:1:2", "BadEndpoint", "a host name"),
+        ("https://[::g]:7070", "BadEndpoint", "a host name"),
+        ("https://-agent", "BadEndpoint", "a host name"),
+        ("http://10.0.3.4:7070", "InsecureEndpoint", "https"),
+        ("http://agent", "InsecureEndpoint", "https"),
+        ("http://localhost.example:80", "InsecureEndpoint", "https"),
+    ],
+)
+def test_an_endpoint_that_is_never_called(tree: Tree, endpoint: str, reason: str, expected: str) -> None:
+    found = only(at_endpoint(tree, f'"{endpoint}"'))
+    assert (found.reason, found.severity, found.line, found.column) == (reason, "error", 10, 15)
+    assert found.expected.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        '"https://agent"',
+        '"https://[2001:db8::1]:7070/app"',
+        '"http://127.0.0.1:7070"',
+        '"http://LOCALHOST"',
+        '"http://[::ffff:127.0.0.1]:7070"',
+        '"http://[::1]"',
+        '"http://10.0.3.4:7070"\n    insecure: true',
+        '"ssh://capsule@agent:22"',
+        '"unix:/run/agent.sock"',
+    ],
+)
+def test_an_endpoint_that_can_be_called(tree: Tree, endpoint: str) -> None:
+    assert check_tree(at_endpoint(tree, endpoint)) == ()
+
+
+def at_endpoint(tree: Tree, endpoint: str) -> Tree:
+    """The tree with another endpoint, and nothing that was approved for the old one."""
+    text = SERVICE_TEXT.replace('"https://10.0.3.4:7070"', endpoint)
+    files = {path: data for path, data in tree.items() if not path.startswith("requests/")}
+    return {**files, SERVICE: text.encode()}
+
+
 # ---- requests -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("old", "new", "reason", "severity", "place"),
     [
-        ("[openai-chat]", "[openai-caht]", "UnknownService", "error", (7, 13)),
+        ("[openai-chat]", "[openai-caht]", "UnknownService", "hint", (7, 13)),
         ("[openai-chat]", "[openai-chat, openai-chat]", "DuplicateTarget", "error", (7, 26)),
         ("requestedBy: alice", "requestedBy: alyce", "UnknownPrincipal", "error", (5, 16)),
         ("requestedBy: alice", "requestedBy: bob", "NotAllowedToRequest", "warning", (5, 16)),
-        ("action: rotateKey", "action: other", "NoRuleForRequest", "warning", (7, 13)),
+        ("action: rotateKey", "action: other", "NoRuleForRequest", "hint", (7, 13)),
         ("20261123-rotate", "20261123-other", "NameMismatch", "error", (3, 18)),
     ],
 )
@@ -280,6 +331,34 @@ def test_a_request_that_will_not_do(
 ) -> None:
     found = request(old, new, tree)
     assert (found.reason, found.severity, (found.line, found.column)) == (reason, severity, place)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "severity"),
+    [
+        ("[openai-chat]", "[openai-caht]", "UnknownService", "error"),
+        ("action: rotateKey", "action: other", "NoRuleForRequest", "warning"),
+    ],
+)
+def test_a_new_request_that_cannot_be_executed_is_more_than_a_hint(
+    tree: Tree, old: str, new: str, reason: str, severity: str
+) -> None:
+    files = {path: data for path, data in tree.items() if "approvals" not in path}
+    found = only({**files, REQUEST: REQUEST_TEXT.replace(old, new).encode()}, brought=[REQUEST])
+    assert (found.reason, found.severity) == (reason, severity)
+
+
+def test_a_retired_service_is_only_a_hint_at_what_was_asked_of_it(tree: Tree) -> None:
+    del tree[SERVICE]
+    assert (only(tree).reason, only(tree).severity) == ("UnknownService", "hint")
+    assert only(tree, brought=[SERVICE]).severity == "hint"
+
+
+def test_a_void_approval_is_a_warning_only_when_it_is_new(tree: Tree) -> None:
+    tree[SERVICE] = SERVICE_TEXT.replace("gpt-5.1", "gpt-6").encode()
+    assert (only(tree).reason, only(tree).severity) == ("ApprovalVoid", "hint")
+    assert only(tree, brought=[APPROVAL]).severity == "warning"
+    assert only(tree, brought=[REQUEST]).severity == "warning"
 
 
 def test_a_request_for_too_many_services(tree: Tree) -> None:

@@ -67,6 +67,7 @@ def test_a_good_document_is_loaded() -> None:
         ("openai-chat\n", "оpenai\n", (5, 9), "BadFormat", "", "it holds U+043E CYRILLIC SMALL LETTER O"),
         ("  name: openai-chat\n", "", (5, 3), "MissingField", "a name of", ""),
         ("name:", "nam:", (5, 3), "UnknownField", "name, labels", 'did you mean "name"?'),
+        ("every: 90d", "evry: 90d", (14, 14), "UnknownField", "one of every", 'did you mean "every"?'),
         ("interval: 30s", "interval: 30", (13, 22), "BadFormat", 'a duration such as "30s"', ""),
         ("interval: 30s", "interval: 99999999d", (13, 22), "BadFormat", "at most 36500d", ""),
         (
