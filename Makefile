@@ -1,4 +1,5 @@
-# Everything installs into .venv by itself: nothing needs to be typed before any of these.
+# Everything installs into .venv by itself: nothing needs to be typed before any of these. The first time takes
+# two to four minutes.
 # `make` alone lists the targets. PYTHON=… chooses another interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -67,7 +68,7 @@ $(INSTALLED): pyproject.toml agent/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/debian-packages python3-venv
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-	@echo "installing into $(VENV) (once; about a minute)"
+	@echo "installing into $(VENV) (once; two to four minutes)"
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ./agent -e '.[dev]'
 	@touch $@

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import ssl
 import stat
 import tempfile
@@ -309,7 +310,9 @@ def _load_key(key: str | os.PathLike[str] | Signer | None) -> Signer | None:
             raise DeclarationError(f"key {path}: others may read it; chmod 600 it")
         return PrivateKey.from_openssh(path.read_bytes())
     except OSError as error:
-        raise DeclarationError(f"key {path}: {error.strerror}; make one: capsule-agent keygen") from None
+        raise DeclarationError(
+            f"key {path}: {error.strerror}; make one: capsule-agent keygen --out {shlex.quote(str(path))}"
+        ) from None
     except BadKey as error:
         raise DeclarationError(f"key {path}: {error}") from None
 

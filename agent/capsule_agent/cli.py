@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from capsule_agent import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"capsule-agent {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in (
         ("status", "show whether the service is enabled, and where its journal stands"),

@@ -111,11 +111,11 @@ def review_change(
             "NothingChanged",
             f"{_short(branch)} changes no service, no settings and no policy against main",
         )
-    if decision == "propose":
-        refuse_broken(repository, touched, now)
     changes = _digests(repository, edits)
     if decision != "reject":
         refuse_unshown(repository, _short(branch), tip, touched, edits.keys(), change_digest(changes))
+    if decision == "propose":
+        refuse_broken(repository, touched, now)
     policy = repository.state.policy.document
     rules = _rules(repository, policy, edits)
     words, void = _words(repository, policy, tip, change_digest(changes))

@@ -238,4 +238,9 @@ def _subject(name: str, after: ServiceStatus, before: ServiceStatus | None) -> s
         return f"status {name}: {changed[0]} {old.values.get(changed[0])} → {after.spec.values[changed[0]]}"
     if old.health and after.spec.health and old.health.status != after.spec.health.status:
         return f"health {name}: {old.health.status} → {after.spec.health.status}"
+    prints = sorted(
+        key for key, value in after.spec.fingerprints.items() if old.fingerprints.get(key) != value
+    )
+    if prints:
+        return f"status {name}: {', '.join(prints)} changed"
     return f"status {name}: changed"

@@ -190,6 +190,19 @@ class Snapshot:
     revision: str = ""
 
 
+_CALM = frozenset({"HEALTHY", "DISABLED"})
+_ALARMING = frozenset({"KeyOverdue", "KeyChangedOutsideCapsule", "TrustOutdated"})
+
+
+def needs_attention(row: ServiceRow) -> bool:
+    """Whether a person should look: in trouble, drifted, or under a condition that somebody must mend."""
+    return (
+        row.status not in _CALM
+        or bool(row.drift)
+        or any(condition.type in _ALARMING for condition in row.conditions)
+    )
+
+
 def as_json(value: Any) -> Any:
     """The JSON form of any value of this module: camelCase names, RFC 3339 instants."""
     if is_dataclass(value) and not isinstance(value, type):

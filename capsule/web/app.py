@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from capsule.documents.scalars import NAME
 from capsule.store.api import Store
+from capsule.view.model import needs_attention
 from capsule.web import present
 from capsule.web.answers import Problem, build, problem
 from capsule.web.api import add_api
@@ -76,12 +77,13 @@ def _dress(app: Flask) -> None:
         bare=present.bare,
         breakable=present.breakable,
         lasting=present.lasting,
+        sentence=present.sentence,
         web_address=present.web_address,
         groupby_day=lambda rows: [
             {"day": day, "rows": list(group)} for day, group in groupby(rows, lambda row: present.day(row.at))
         ],
     )
-    env.tests.update(troubled=present.needs_attention, documentname=lambda text: bool(_NAME.match(text)))
+    env.tests.update(troubled=needs_attention, documentname=lambda text: bool(_NAME.match(text)))
     env.globals.update(
         asset=lambda name: url_for("asset", name=name, v=build()),
         evidence_words=EVIDENCE_WORDS,

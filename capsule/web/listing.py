@@ -18,8 +18,8 @@ from werkzeug.datastructures import MultiDict
 from capsule.documents.scalars import parse_duration, parse_instant
 from capsule.documents.types import EffectiveStatus
 from capsule.lifecycle import Phase
-from capsule.view.model import RequestRow, ServiceRow
-from capsule.web.present import needs_attention, sort_text
+from capsule.view.model import RequestRow, ServiceRow, needs_attention
+from capsule.web.present import sort_text
 
 PAGE_SIZE = 200
 MAX_TEXT = 200

@@ -18,9 +18,7 @@ from markupsafe import Markup
 
 from capsule.documents.problems import FORBIDDEN
 from capsule.documents.scalars import instant_text
-from capsule.view.model import ServiceRow, Snapshot
-
-TROUBLED = frozenset({"STALE", "OFFLINE", "UNHEALTHY", "UNKNOWN"})
+from capsule.view.model import Snapshot, needs_attention
 
 TONES: Mapping[str, tuple[str, str]] = {
     "HEALTHY": ("good", "check"),
@@ -142,9 +140,10 @@ def web_address(text: str) -> str | None:
     return text if parts.scheme in ("http", "https") and parts.netloc and not FORBIDDEN.search(text) else None
 
 
-def needs_attention(row: ServiceRow) -> bool:
-    """Whether a person should look: in trouble, drifted, or under a condition."""
-    return row.status in TROUBLED or bool(row.drift) or bool(row.conditions)
+def sentence(text: str) -> str:
+    """The text with a stop at its end, so that another sentence may follow."""
+    ended = text.rstrip()
+    return ended if not ended or ended[-1] in ".!?…" else f"{ended}."
 
 
 def summary(snapshot: Snapshot) -> str:

@@ -46,8 +46,16 @@ class Dashboard:
         if self._closing.is_set():
             return
         self._closing.set()
-        # Sockets are closed by the thread that polls them: closing them under it is a race.
-        self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets, ignore_all=True))
+        # Sockets are closed by the thread that polls them: closing them under it is a race. It may be awake
+        # already, and the trigger is one of them: it waits until the trigger was pulled.
+        pulled = threading.Event()
+
+        def close_all() -> None:
+            pulled.wait()
+            wasyncore.close_all(self._sockets, ignore_all=True)
+
+        self._server.trigger.pull_trigger(close_all)
+        pulled.set()
         for thread in self._threads:
             thread.join()
         self._server.task_dispatcher.shutdown()

@@ -26,7 +26,7 @@ NAME_IN_THE_PAGE = "20261123-rotate-key-webhooks-g9jc"
 def commands() -> list[str]:
     """The blocks of commands after the installation, in order."""
     found = [block.text for block in blocks("sh") if str(block).startswith(PAGE)]
-    assert "pip install capsule-ops" in found[0]
+    assert "pip install ./agent ." in found[0]
     return found[1:]
 
 

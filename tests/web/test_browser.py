@@ -55,6 +55,16 @@ def test_the_browser_has_nothing_to_complain_about_and_nothing_scrolls_sideways(
     assert complaints.all == []
 
 
+def test_words_of_the_table_stay_whole(served: Served, open_page: Open) -> None:
+    page, _ = open_page(served.at("/"), viewport={"width": 1280, "height": 740})
+    lines = page.eval_on_selector_all(
+        "td[data-label=Drift] .quiet", "found => found.map(each => each.getClientRects().length)"
+    )
+    assert lines
+    assert set(lines) == {1}
+    assert page.evaluate("document.querySelector('td[data-label=Upstream]').clientWidth") >= 120
+
+
 def test_a_script_that_slipped_in_would_not_run(served: Served, open_page: Open) -> None:
     page, complaints = open_page(served.at("/"))
     page.evaluate(

@@ -83,3 +83,11 @@ def test_every_state_has_a_tone_and_an_icon_and_an_unknown_one_is_quiet() -> Non
     assert present.tone("HEALTHY") == "good"
     assert present.icon("OFFLINE") == "cross"
     assert (present.tone("<script>"), present.icon("<script>")) == ("quiet", "dot")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("200 messages left today", "200 messages left today."), ("Fine. ", "Fine."), ("", "")],
+)
+def test_another_sentence_can_follow(text: str, shown: str) -> None:
+    assert present.sentence(text) == shown

@@ -31,7 +31,8 @@ def check_tree(
 
     Requests that have expired at `now` are only checked for form; approvals are compared with the
     repository id `root`; both are left out when not given. `brought` are the paths that a change brings in:
-    what services and policy have since made of older requests is only a hint. Files outside of Capsule's folders are not read.
+    what services and policy have since made of older requests is only a hint. Files outside of Capsule's
+    folders are not read.
     """
     tree = Tree(files, brought=brought)
     _read(tree)

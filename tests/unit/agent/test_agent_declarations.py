@@ -223,7 +223,7 @@ def test_an_agent_needs_its_keys(tmp_path: Path) -> None:
         "expected a name such as": {"service": "Open AI", "key": key("agent")},
         "expected journal, owners and key": {},
         "others may read it": {"key": secret},
-        "capsule-agent keygen": {"key": tmp_path / "absent"},
+        f"capsule-agent keygen --out {tmp_path}/absent": {"key": tmp_path / "absent"},
         "at least one": {"key": key("agent"), "owners": tmp_path / "empty"},
     }
     for told, options in wrong.items():

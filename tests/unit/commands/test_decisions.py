@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from capsule.commands.decision import decide, review
 from capsule.commands.request import Wish, request
 from capsule.commands.writing import commit_as
 from capsule.store.api import RefMoved
-from tests.e2e.installation import CAPSULE, environment
 from tests.unit.commands.conftest import Office, right_now
 
 
@@ -203,41 +199,3 @@ def test_a_request_on_main_is_rejected_there(office: Office) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(office.run("show", name, "--json").output)["phase"] == "Rejected"
     assert f"{name}/approvals/bob.json" in office.git("ls-tree", "-r", "--name-only", "main")
-
-
-def test_what_is_on_record_is_not_decided_any_more(office: Office) -> None:
-    name = _ask_long_ago(office)
-    assert office.run("reconcile", "--once").exit_code == 0
-    before = office.refs()
-    for verb in (("approve",), ("reject", "--reason", "No")):
-        done = office.run(verb[0], name, *verb[1:], "--yes", person="bob")
-        assert (done.exit_code, "AlreadyOnRecord" in done.output) == (1, True), done.output
-        assert f"{name} has already expired; nothing to {verb[0]}" in done.output
-    assert office.refs() == before
-
-
-@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("Ctrl-C", 130)])
-def test_whoever_does_not_say_yes_signs_nothing(office: Office, answer: str, code: int) -> None:
-    name = office.ask()
-    before = office.refs()
-    terminal, theirs = os.openpty()
-    process = subprocess.Popen(
-        [*CAPSULE, "-C", str(office.state), "approve", name],
-        env=environment(office.folder, "bob"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-    )
-    os.close(theirs)
-    with process:
-        seen = b""
-        while b"[y/N]" not in seen:
-            seen += os.read(terminal, 4096)
-        if answer == "n":
-            os.write(terminal, b"n\n")
-        else:
-            process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1].decode()
-    os.close(terminal)
-    assert (process.returncode, said.strip()) == (code, "Nothing was signed.")
-    assert office.refs() == before

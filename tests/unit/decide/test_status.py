@@ -199,6 +199,12 @@ def test_health_below_the_same_word_is_recorded() -> None:
     assert subject(down, before) == "health openai-chat: DEGRADED → DOWN"
 
 
+def test_a_new_fingerprint_is_named() -> None:
+    before = recorded(seen())
+    changed = seen(report=report(fingerprints={"apiKey": "hmac:2"}))
+    assert subject(changed, before, last=LastChange(OP, None)) == "status openai-chat: apiKey changed"
+
+
 def test_any_other_change_has_a_subject_too() -> None:
     before = recorded(seen())
     assert subject(seen(report=report(version="1.8.2", key_created_at="2026-11-01T00:00:00Z")), before) == (

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from capsule.view.model import Drift, Snapshot, as_json
+import pytest
+
+from capsule.view.build import snapshot
+from capsule.view.model import ConditionRow, Drift, ServiceRow, Snapshot, as_json, needs_attention
+from tests.web.integration_services import integration_services
 
 AT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
@@ -30,3 +36,27 @@ def test_a_whole_snapshot_is_json() -> None:
 
 def test_a_type_is_not_taken_for_a_value() -> None:
     assert as_json(Drift) is Drift
+
+
+@pytest.fixture(scope="module")
+def healthy() -> ServiceRow:
+    story = integration_services()
+    seen = snapshot(story.store, story.store.refs(), story.root, story.now)
+    return next(row for row in seen.services if row.name == "openai-chat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, False),
+        ({"status": "DISABLED"}, False),
+        ({"conditions": (ConditionRow("ChangePending", "NotApproved", ""),)}, False),
+        ({"conditions": (ConditionRow("KeyOverdue", "KeyOverdue", ""),)}, True),
+        ({"conditions": (ConditionRow("TrustOutdated", "TrustOutdated", ""),)}, True),
+        ({"drift": (Drift("model", "a", "b", AT),)}, True),
+        *(({"status": status}, True) for status in ("OFFLINE", "UNHEALTHY", "STALE", "UNKNOWN", "DISABLING")),
+    ],
+)
+def test_what_a_person_should_look_at(healthy: ServiceRow, changes: dict[str, Any], wanted: bool) -> None:
+    assert needs_attention(replace(healthy, conditions=(), drift=())) is False
+    assert needs_attention(replace(healthy, **changes)) is wanted
