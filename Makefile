@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TEST_PACKAGES := $(VENV)/.debian-packages
-WORKERS ?= 3
+WORKERS ?= 4
 
 # The pure rooms: no line and no branch of them goes untested.
 PURE := documents trust decide plan lifecycle view
