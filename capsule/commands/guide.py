@@ -14,7 +14,7 @@ from capsule.commands.repository import Repository, open_repository
 from capsule.commands.signing import find_signer, identify
 from capsule.documents.paths import SETTINGS
 from capsule.store.api import StoreError
-from capsule.view.model import RequestRow, Snapshot
+from capsule.view.model import RequestRow, ServiceRow, Snapshot, needs_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,21 @@ def _who(seen: Snapshot, me: str | None) -> str:
 def _services(seen: Snapshot) -> str:
     if not seen.services:
         return "No services yet."
-    bad = [row for row in seen.services if row.status not in ("HEALTHY", "DISABLED")]
+    bad = [row for row in seen.services if needs_attention(row)]
     if not bad:
         return f"{_count(seen.services, 'service')}, all well."
-    named = ", ".join(f"{row.name} is {row.status}" for row in bad[:3])
+    named = ", ".join(f"{row.name} {_why(row)}" for row in bad[:3])
     more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
     return f"{_count(seen.services, 'service')}; {named}{more}."
+
+
+def _why(row: ServiceRow) -> str:
+    """What makes a service stand out: its status, or else drift, or else its first condition."""
+    if row.status not in ("HEALTHY", "DISABLED"):
+        return f"is {row.status}"
+    if row.drift:
+        return f"drifts ({row.drift[0].pin})"
+    return f"says {row.conditions[0].type}" if row.conditions else "needs a look"
 
 
 def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[RequestRow]) -> list[Step]:
