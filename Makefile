@@ -26,7 +26,7 @@ run: $(INSTALLED) ## The main job, live: a key rotation requested, approved, exe
 	@$(BIN)/capsule demo
 
 test: $(INSTALLED) $(TEST_PACKAGES) ## Run all tests
-	$(BIN)/pytest -m "not soak" -n $(WORKERS) --dist loadscope -q
+	$(BIN)/pytest -m "not soak" -n $(WORKERS) --dist loadscope --no-loadscope-reorder -q
 
 check: lint types imports generated purity ## Style, types, layers, generated files, complete coverage of the pure rooms
 
