@@ -13,13 +13,11 @@ from capsule.documents.types import (
     Evidence,
     Journal,
     Metadata,
-    Result,
-    ResultSpec,
 )
 from capsule.lifecycle import Observation, Records
 from capsule.reconciler.clock import Clock
 from capsule.reconciler.orders import Errand
-from capsule.reconciler.recording import Facts, Outcome, claim_facts, folder_of
+from capsule.reconciler.recording import Facts, Outcome, claim_facts, folder_of, make_result
 from capsule.trust.state import JudgedRequest, MainState
 from capsule_agent.protocol.messages import operation_id
 
@@ -113,21 +111,5 @@ def built_in_begins(cancel: Cancel, state: MainState) -> list[Begin]:
 
 def built_in_outcome(errand: Errand, message: str, now: datetime) -> Outcome:
     """The result of a built-in action: no agent took part, so there is no receipt."""
-    spec = errand.claim.spec
-    result = Result(
-        api_version=API_VERSION,
-        kind="Result",
-        metadata=Metadata(name=spec.request),
-        spec=ResultSpec(
-            request=spec.request,
-            op_id=spec.op_id,
-            service=spec.service,
-            action=spec.action,
-            attempt=spec.attempt,
-            outcome="succeeded",
-            reason="CancelledByRequest",
-            message=message[:500],
-            recorded_at=now,
-        ),
-    )
+    result = make_result(errand.claim, "succeeded", "CancelledByRequest", message, now)
     return Outcome(errand.folder, errand.claim, result)

@@ -7,17 +7,15 @@ from the threads of its flights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from capsule.documents.digests import bytes_digest
 from capsule.documents.paths import RequestFolder
 from capsule.documents.problems import shown
-from capsule.documents.types import API_VERSION, Claim, Metadata, Result, ResultOutcome, ResultSpec, Service
+from capsule.documents.types import Claim, ResultOutcome, Service
 from capsule.lifecycle import Observation
 from capsule.reconciler.clock import Clock
-from capsule.reconciler.recording import Outcome
+from capsule.reconciler.recording import Outcome, make_result
 from capsule.transport.api import CallName, Transport, TransportError
 from capsule.trust.receipts import Untrusted, open_receipt, open_report
 from capsule.trust.state import InForce, JudgedRequest, MainState
@@ -31,7 +29,6 @@ from capsule_agent.protocol.messages import (
     ReportCall,
     SignedText,
     SignersList,
-    instant,
     instant_text,
 )
 
@@ -226,27 +223,8 @@ class Courier:
         payload: bytes | None,
         signature: str | None,
     ) -> Outcome:
-        spec = errand.claim.spec
-        result = Result(
-            api_version=API_VERSION,
-            kind="Result",
-            metadata=Metadata(name=spec.request),
-            spec=ResultSpec(
-                request=spec.request,
-                op_id=spec.op_id,
-                service=spec.service,
-                action=spec.action,
-                attempt=receipt.attempt if receipt else spec.attempt,
-                outcome=outcome,
-                reason=reason,
-                message=shown(message)[:500],
-                outputs=_outputs(receipt),
-                started_at=instant(receipt.started_at) if receipt and receipt.started_at else None,
-                finished_at=instant(receipt.finished_at) if receipt and receipt.finished_at else None,
-                recorded_at=self._clock.now(),
-                receipt_digest=bytes_digest(payload) if payload is not None else None,
-            ),
-        )
+        now = self._clock.now()
+        result = make_result(errand.claim, outcome, reason, shown(message), now, receipt, payload)
         return Outcome(errand.folder, errand.claim, result, payload, signature)
 
     def _sealed(self, payload: bytes, state: MainState, evidence: Evidence | None) -> bytes:
@@ -259,9 +237,3 @@ class Courier:
 
     def _not_after(self, seconds: float) -> str:
         return instant_text(self._clock.now() + timedelta(seconds=seconds))
-
-
-def _outputs(receipt: Receipt | None) -> Mapping[str, str | int | bool]:
-    if receipt is None:
-        return {}
-    return {name: value for name, value in receipt.outputs.items() if isinstance(value, str | int | bool)}

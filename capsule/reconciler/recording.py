@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from capsule.documents.codec import emit
+from capsule.documents.digests import bytes_digest
 from capsule.documents.paths import AUDIT, RECORDS, RequestFolder, status_path
 from capsule.documents.types import (
     API_VERSION,
@@ -24,6 +25,8 @@ from capsule.documents.types import (
     Refusal,
     RefusalSpec,
     Result,
+    ResultOutcome,
+    ResultSpec,
     ServiceStatus,
 )
 from capsule.lifecycle import RequestRecords
@@ -31,6 +34,7 @@ from capsule.store.api import Draft, Person, PushUnclear, RefMoved, RefUpdate, S
 from capsule.trust.objects import BadObject, MissingObject, find, read_commit
 from capsule.trust.state import JudgedRequest
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.messages import Receipt, instant
 
 OBSERVED = "Capsule-Revision"
 MOST_FACTS = 500
@@ -162,6 +166,45 @@ def make_refusal(
         recorded_at=now,
     )
     return Refusal(api_version=API_VERSION, kind="Refusal", metadata=Metadata(name=judged.name), spec=spec)
+
+
+def make_result(
+    claim: Claim,
+    outcome: ResultOutcome,
+    reason: str,
+    message: str,
+    now: datetime,
+    receipt: Receipt | None = None,
+    payload: bytes | None = None,
+) -> Result:
+    """The Result document for a claimed operation; `payload` are the signed bytes of the agent's receipt."""
+    spec = claim.spec
+    return Result(
+        api_version=API_VERSION,
+        kind="Result",
+        metadata=Metadata(name=spec.request),
+        spec=ResultSpec(
+            request=spec.request,
+            op_id=spec.op_id,
+            service=spec.service,
+            action=spec.action,
+            attempt=receipt.attempt if receipt else spec.attempt,
+            outcome=outcome,
+            reason=reason,
+            message=message[:500],
+            outputs=_outputs(receipt),
+            started_at=instant(receipt.started_at) if receipt and receipt.started_at else None,
+            finished_at=instant(receipt.finished_at) if receipt and receipt.finished_at else None,
+            recorded_at=now,
+            receipt_digest=bytes_digest(payload) if payload is not None else None,
+        ),
+    )
+
+
+def _outputs(receipt: Receipt | None) -> Mapping[str, str | int | bool]:
+    if receipt is None:
+        return {}
+    return {name: value for name, value in receipt.outputs.items() if isinstance(value, str | int | bool)}
 
 
 def folder_of(judged: JudgedRequest) -> RequestFolder:
