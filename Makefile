@@ -1,11 +1,13 @@
-# Everything installs into .venv by itself: nothing needs to be typed before any of these. The first time takes
-# two to four minutes.
+# Everything installs into .venv by itself: nothing needs to be typed before any of these. `make run` installs what
+# it needs, all others the tools of the tests too, which takes longer.
 # `make` alone lists the targets. PYTHON=… chooses another interpreter (3.11 or newer).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed
+MANIFESTS := pyproject.toml agent/pyproject.toml constraints.txt
 TEST_PACKAGES := $(VENV)/.debian-packages
 WORKERS ?= 4
 
@@ -16,12 +18,12 @@ PURE_TESTS = tests/unit/documents tests/unit/trust tests/unit/decide tests/unit/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types imports generated purity bench soak docs clean
+.PHONY: help run test check lint types imports generated purity bench mutants soak docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(INSTALLED) ## The main job, live: a key rotation requested, approved, executed once, proved; then the dashboard
+run: $(RUNNABLE) ## The main job, live: a key rotation requested, approved, executed once, proved; then the dashboard
 	@test -x /usr/sbin/sshd || .ci/debian-packages openssh-server || true # the demo says so where it is missing
 	@$(BIN)/capsule demo
 
@@ -51,6 +53,9 @@ purity: $(INSTALLED)
 bench: $(INSTALLED) ## Measure passes, commits and pages at size
 	$(BIN)/python -m bench
 
+mutants: $(INSTALLED) $(TEST_PACKAGES) ## Weaken every check of trust and agents in turn: some test must fail (an hour)
+	$(BIN)/python -m bench.mutants
+
 soak: $(INSTALLED) $(TEST_PACKAGES) ## Run the long tests
 	$(BIN)/pytest -m soak --timeout 0 -q
 
@@ -62,16 +67,25 @@ clean: ## Remove .venv and everything that tools left behind
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml agent/pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Capsule needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/debian-packages python3-venv
-	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
-		|| { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-	@echo "installing into $(VENV) (once; two to four minutes)"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ./agent -e '.[dev]'
+# install EXTRA: both packages, editable, with what the extra names.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "Capsule needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/debian-packages python3-venv
+@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	|| { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+@echo "installing into $(VENV) (once; a few minutes)"
+@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
+@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ./agent -e '.[$(1)]'
+endef
+
+$(RUNNABLE): $(MANIFESTS)
+	$(call install,demo)
 	@touch $@
+
+$(INSTALLED): $(MANIFESTS)
+	$(call install,dev)
+	@touch $(RUNNABLE) $@
 
 $(TEST_PACKAGES): $(INSTALLED) .ci/debian-packages
 	@.ci/debian-packages openssh-server chromium

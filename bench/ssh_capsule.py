@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.ssh_fleet import Fleet, Host, read_fleet
 from capsule.documents.types import AgentAddress
-from capsule.reconciler import ORDERS_AT_ONCE
+from capsule.reconciler.operations import AT_ONCE
 from capsule.transport.ssh import SshTransport
 from capsule.trust.receipts import open_receipt
 from capsule_agent.protocol import sshsig
@@ -80,7 +80,7 @@ def main(file: str, operations: int) -> None:
     each = operations // len(fleet.hosts)
     transport = SshTransport(keys=[fleet.order_key], max_connections=len(fleet.hosts))
     found = {}
-    with ThreadPoolExecutor(ORDERS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         for state in ("cold", "warm"):
             orders = [Orders(fleet, host, each, signers) for host in fleet.hosts]
             began = time.perf_counter()

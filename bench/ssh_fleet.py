@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from capsule_agent.stdio import authorize
+from capsule_agent.stdio import authorize, socket_command
 from tests.agent_fixtures import key, write_key, write_owners
 from tests.sshd import USER, Sshd
 
@@ -96,8 +96,8 @@ def _start_sshd(folder: Path, numbers: range, running: ExitStack) -> list[Host]:
         service = f"service-{number:03}"
         socket = folder / f"{number:03}.sock"
         allowed = folder / f"{number:03}.authorized"
-        command = f"{Path(sys.executable).with_name('capsule-agent')} stdio --socket {socket}"
-        lines = (authorize(key("bench login").public.text, command), key("bench tool").public.text)
+        forced = socket_command(str(socket))
+        lines = (authorize(key("bench login").public.text, forced), key("bench tool").public.text)
         allowed.write_text("\n".join(lines) + "\n")
         settings += [f"Match LocalAddress {address}", f"  AuthorizedKeysFile {allowed}"]
         places.append((service, address, str(socket)))

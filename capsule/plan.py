@@ -12,14 +12,33 @@ from datetime import datetime
 from typing import Literal
 
 from capsule.decide import Decision, World, decide
+from capsule.decide.proposals import ROTATE
+from capsule.decide.rollout import batch_of
 from capsule.trust.state import JudgedRequest
 
-Step = Literal["execute", "take over", "ask the agent", "hold", "refuse", "cancel", "wait for approval"]
+Step = Literal[
+    "execute",
+    "take over",
+    "ask the agent",
+    "hold",
+    "refuse",
+    "cancel",
+    "abort",
+    "acknowledge",
+    "converge",
+    "wait",
+    "propose",
+    "wait for approval",
+]
+_ACTING = frozenset(
+    {"execute", "take over", "ask the agent", "cancel", "abort", "acknowledge", "converge", "propose"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One target of one request (`service` empty: the whole request). `until` is when a hold ends."""
+    """One target of one request (`service` empty: the whole request), or what a service is told without one
+    (`request` empty). `until` is when a hold or a wait ends."""
 
     request: str
     service: str
@@ -40,13 +59,13 @@ class Plan:
     @property
     def acts(self) -> bool:
         """Whether the next pass would send anything."""
-        return any(row.step in ("execute", "take over", "ask the agent", "cancel") for row in self.rows)
+        return any(row.step in _ACTING for row in self.rows)
 
 
 def plan(world: World) -> Plan:
     """The plan of the next pass over `world`."""
     decision = decide(world)
-    rows = [*_decided(decision), *_proposed(world)]
+    rows = [*_converging(decision), *_decided(decision), *_rotations(decision), *_proposed(world)]
     rows.sort(key=lambda row: (row.request, row.service))
     suspended = world.state.suspended
     return Plan(tuple(rows), f"{suspended.reason}: {suspended.message}" if suspended else "")
@@ -56,9 +75,8 @@ def _decided(decision: Decision) -> Iterator[PlanRow]:
     for begin in decision.begin:
         name = begin.service.document.metadata.name
         step: Step = "take over" if begin.takeover else "execute"
-        yield PlanRow(
-            begin.request.name, name, _action(begin.request), step, "Approved", _approvers(begin.request)
-        )
+        message = f"{_approvers(begin.request)}{_batch(begin.request, name)}"
+        yield PlanRow(begin.request.name, name, _action(begin.request), step, "Approved", message)
     for ask in decision.ask:
         spec = ask.claim.spec
         yield PlanRow(
@@ -69,18 +87,35 @@ def _decided(decision: Decision) -> Iterator[PlanRow]:
             refuse.request.name, "", _action(refuse.request), "refuse", refuse.reason, refuse.message
         )
     for cancel in decision.cancel:
-        message = f"ends {cancel.victim.name}"
-        yield PlanRow(cancel.request.name, "", "cancel", "cancel", "Approved", message)
+        step = "cancel" if cancel.tombstone else "abort"
+        rest = "" if cancel.tombstone else "; what runs of it goes on"
+        message = f"ends {cancel.victim.name}{rest}"
+        yield PlanRow(cancel.request.name, "", step, step, "Approved", message)
+    for known in decision.acknowledge:
+        message = f"clears {known.subject}"
+        yield PlanRow(known.request.name, "", "acknowledge", "acknowledge", "Approved", message)
     for hold in decision.hold:
-        yield PlanRow(
-            hold.request.name,
-            hold.service or "",
-            _action(hold.request),
-            "hold",
-            hold.reason,
-            hold.message,
-            hold.until,
-        )
+        name = hold.service or ""
+        message = f"{hold.message}{_batch(hold.request, name)}"
+        action = _action(hold.request)
+        yield PlanRow(hold.request.name, name, action, "hold", hold.reason, message, hold.until)
+
+
+def _converging(decision: Decision) -> Iterator[PlanRow]:
+    """What services are told because of their documents, and what is not told yet."""
+    for told in decision.converge:
+        name = told.service.document.metadata.name
+        yield PlanRow("", name, told.action, "converge", told.reason, told.message)
+    for wait in decision.wait:
+        yield PlanRow("", wait.service, wait.action, "wait", wait.reason, wait.message, wait.until)
+
+
+def _rotations(decision: Decision) -> Iterator[PlanRow]:
+    """The rotations that the reconciler asks for by itself."""
+    for propose in decision.propose:
+        name = propose.service.document.metadata.name
+        message = f"its key is due on {propose.due:%Y-%m-%d}; people approve"
+        yield PlanRow(propose.name, name, ROTATE, "propose", "KeyDueSoon", message)
 
 
 def _proposed(world: World) -> Iterator[PlanRow]:
@@ -97,6 +132,12 @@ def _proposed(world: World) -> Iterator[PlanRow]:
                 judged.reason or "ApprovalsMissing",
                 message,
             )
+
+
+def _batch(judged: JudgedRequest, service: str) -> str:
+    """Such as " (batch 2 of 5)", for a rollout in batches."""
+    found = batch_of(judged.document, service) if judged.document else None
+    return f" (batch {found[0]} of {found[1]})" if found else ""
 
 
 def missing_text(judged: JudgedRequest) -> str:

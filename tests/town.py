@@ -23,6 +23,7 @@ from capsule.testing.memory_store import MemoryStore
 from capsule.testing.memory_transport import MemoryTransport
 from capsule.transport.api import CallName, TransportError
 from capsule.trust.objects import file_bytes, parse_commit
+from capsule.trust.objects import files as all_files
 from capsule.trust.policy import signers_document
 from capsule_agent import Agent
 from capsule_agent.protocol import sshsig
@@ -100,9 +101,16 @@ class Town:
     """A state repository with its people and agents; `store` is any Store."""
 
     def __init__(
-        self, folder: Path, store: Store | None = None, services: Sequence[str] = ("openai-chat",)
+        self,
+        folder: Path,
+        store: Store | None = None,
+        services: Sequence[str] = ("openai-chat",),
+        policy: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
+        self.policy = policy or POLICY
+        self.settings = settings or {}
         self.store: Store = store or MemoryStore()
         self.clock = TestClock()
         self.transport = MemoryTransport()
@@ -117,14 +125,16 @@ class Town:
 
     def _found(self, services: Sequence[str]) -> str:
         files: dict[str, bytes | None] = {
-            "capsule.yaml": emit(plain(Capsule, "capsule", {"title": "Town", "limits": {"maxShare": 100}})),
-            "policy.yaml": emit(plain(Policy, "policy", POLICY)),
+            "capsule.yaml": emit(
+                plain(Capsule, "capsule", {"title": "Town", "limits": {"maxShare": 100}, **self.settings})
+            ),
+            "policy.yaml": emit(plain(Policy, "policy", self.policy)),
             **{f"services/{name}.yaml": self.service_text(name) for name in services},
         }
         root = self._commit([], files, "Begin", "carol")
         self.store.publish([RefUpdate(MAIN, None, root)])
-        policy = plain(Policy, "policy", POLICY)
-        document = signers_document(policy, root, 1).to_json()
+        policy = plain(Policy, "policy", self.policy)
+        document = signers_document(policy, root, 1, self.clock.now()).to_json()
         signature = key("carol").sign(document, sshsig.SIGNERS)
         self.root = root
         self.commit(
@@ -193,11 +203,12 @@ class Town:
         *,
         branch: bool = False,
         approved_by: Sequence[str] = ("bob",),
+        by: str = "alice",
         **spec: Any,
     ) -> bytes:
-        """Alice signs a request; it is committed with its approvals to main, or to its own branch."""
+        """Alice (or `by`) signs a request; it is committed with its approvals to main, or to its branch."""
         values = {
-            "requestedBy": "alice",
+            "requestedBy": by,
             "action": "rotateKey",
             "targets": ("openai-chat",),
             "params": {},
@@ -210,7 +221,7 @@ class Town:
         folder = RequestFolder("2026/11", name)
         files: dict[str, bytes | None] = {
             folder.request: raw,
-            folder.signature: key("alice").sign(raw, sshsig.REQUEST).encode(),
+            folder.signature: key(by).sign(raw, sshsig.REQUEST).encode(),
         }
         for who in approved_by:
             files.update(self.approval(document, raw, who))
@@ -218,11 +229,24 @@ class Town:
         self.commit(files, f"Ask for {values['action']}", ref=ref)
         return raw
 
+    def asked_on(self, commit: str, name: str) -> tuple[RequestFolder, dict[str, bytes | None]]:
+        """The folder and the files of the request `name` as they stand in `commit`."""
+        tree = parse_commit(self.store.read(commit)[1]).tree
+        paths = [path for path, _ in all_files(self.store, tree) if f"/{name}/" in path]
+        found = RequestFolder.of(next(path for path in paths if path.endswith("/request.yaml")))
+        assert found is not None
+        return found, {path: file_bytes(self.store, tree, path) for path in paths}
+
     def approval(
-        self, document: ActionRequest, raw: bytes, who: str, decision: Any = "approve"
+        self,
+        document: ActionRequest,
+        raw: bytes,
+        who: str,
+        decision: Any = "approve",
+        folder: RequestFolder | None = None,
     ) -> dict[str, bytes]:
         spec = document.spec
-        folder = RequestFolder("2026/11", document.metadata.name)
+        folder = folder or RequestFolder("2026/11", document.metadata.name)
         approval = Approval(
             repository=self.root,
             principal=who,
@@ -240,7 +264,7 @@ class Town:
         }
 
     def _service(self, name: str) -> Service:
-        return load_as(Service, self.service_text(name), f"services/{name}.yaml")
+        return load_as(Service, self.file(f"services/{name}.yaml"), f"services/{name}.yaml")
 
     # ---- agents ---------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from capsule.documents.codec import emit, load_as
 from capsule.documents.digests import bytes_digest, change_digest, target_digest
-from capsule.documents.paths import RequestFolder, change_approval
+from capsule.documents.paths import RequestFolder, StateFolder, change_approval
 from capsule.documents.types import (
     ChangedPath,
     Claim,
@@ -27,17 +27,22 @@ from capsule.documents.types import (
     Result,
     ResultSpec,
     Service,
+    StateOrder,
+    StateOrderSpec,
+    StateResult,
+    StateResultSpec,
 )
 from capsule.trust.audit import AuditVerdict, verify_audit
 from capsule.trust.mainline import advance, begin
 from capsule.trust.objects import MissingObject, ObjectKind
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import JournalMark, Receipt, operation_id
+from capsule_agent.protocol.messages import JournalMark, Receipt, desired_state_id, operation_id
 from capsule_agent.protocol.sshsig import PrivateKey
 
 Files = dict[str, bytes]
 T0 = 1_764_547_200  # 2025-12-01T00:00:00Z
+NOON = 1_795_435_200  # 2026-11-23T12:00:00Z
 EXPIRES = "2026-11-30T00:00:00Z"
 AGENT_KEY = PrivateKey.from_seed(b"agent".ljust(32, b"."))
 
@@ -501,6 +506,94 @@ class Audit:
         )
         return {RequestFolder("2026/11", name).refusal: emit(refusal)}
 
+    # ---- desired-state orders ----
+
+    def document_digest(self, service: str = "openai-chat") -> str:
+        """The digest of the service's document on main."""
+        path = next(path for path in self.history.files if path.endswith(f"/{service}.yaml"))
+        return bytes_digest(self.history.files[path])
+
+    def state_order(
+        self, service: str = "openai-chat", action: str = "disable", *, generation: int = NOON, **said: Any
+    ) -> dict[str, bytes | None]:
+        """The file of a desired-state order that says the truth, unless overridden field by field."""
+        digest = said.pop("document_digest", None) or self.document_digest(service)
+        spec: dict[str, Any] = {
+            "service": service,
+            "generation": generation,
+            "document_digest": digest,
+            "op_id": desired_state_id(self.history.root, service, digest, generation),
+            "action": action,
+            "observed_revision": self.history.tip,
+            "reconciler": "reconciler-1",
+            "nonce": f"{generation:032x}",
+            "ordered_at": datetime(2026, 11, 23, 12, tzinfo=UTC),
+            **said,
+        }
+        name = spec.pop("name", service)
+        order = StateOrder(
+            api_version="capsule/v1",
+            kind="StateOrder",
+            metadata=Metadata(name=name),
+            spec=StateOrderSpec(**spec),
+        )
+        return {StateFolder(service, generation).order: emit(order)}
+
+    def state_result(
+        self,
+        service: str = "openai-chat",
+        action: str = "disable",
+        *,
+        generation: int = NOON,
+        answer: Mapping[str, Any] | None = None,
+        signer: PrivateKey = AGENT_KEY,
+        namespace: str = sshsig.RECEIPT,
+        **said: Any,
+    ) -> dict[str, bytes | None]:
+        """The files of the result of a desired-state order; `answer` overrides what the agent says."""
+        folder = StateFolder(service, generation)
+        digest = said.pop("document_digest", None) or self.document_digest(service)
+        op_id = desired_state_id(self.history.root, service, digest, generation)
+        values: dict[str, Any] = {
+            "repository": self.history.root,
+            "op_id": op_id,
+            "service": service,
+            "action": action,
+            "attempt": 1,
+            "outcome": "succeeded",
+            "reason": "Done",
+            "message": "",
+            "outputs": {"enabled": False},
+            "journal": JournalMark("j" * 8, 4),
+            "agent_version": "1.8.2",
+            **(answer or {}),
+        }
+        payload = Receipt(**values).to_json()
+        spec: dict[str, Any] = {
+            "service": service,
+            "generation": generation,
+            "op_id": op_id,
+            "action": action,
+            "outcome": values["outcome"],
+            "reason": values["reason"],
+            "outputs": values["outputs"],
+            "recorded_at": datetime(2026, 11, 23, 12, 1, tzinfo=UTC),
+            "receipt_digest": bytes_digest(payload),
+            **said,
+        }
+        name = spec.pop("name", service)
+        result = StateResult(
+            api_version="capsule/v1",
+            kind="StateResult",
+            metadata=Metadata(name=name),
+            spec=StateResultSpec(**spec),
+        )
+        return {
+            folder.result: emit(result),
+            folder.receipt: payload,
+            folder.receipt_signature: signer.sign(payload, namespace).encode(),
+        }
+
     def verdict(self, **options: Any) -> AuditVerdict:
         """What `capsule audit verify` finds."""
         return verify_audit(self.history, self.history.root, self.history.tip, self.tip, **options)
@@ -512,7 +605,6 @@ class Audit:
 
 
 MACHINES = ("reconciler-1", "reconciler-2")
-NOON = 1_795_435_200  # 2026-11-23T12:00:00Z
 
 
 def _field(data: bytes | None, name: str) -> str:
@@ -530,6 +622,7 @@ def _moment(edits: Mapping[str, bytes | None]) -> int:
 def _told(edits: Mapping[str, bytes | None], observed: str) -> str:
     """The subject of an honest commit that makes these edits."""
     claims = [data for path, data in edits.items() if "/claim-" in path]
+    orders = [data for path, data in edits.items() if path.endswith("/order.yaml")]
     results = [data for path, data in edits.items() if path.endswith("/result.yaml")]
     refusals = [data for path, data in edits.items() if path.endswith("/refusal.yaml")]
     statuses = sorted(path[7:-5].rpartition("/")[2] for path in edits if path.startswith("status/"))
@@ -537,9 +630,10 @@ def _told(edits: Mapping[str, bytes | None], observed: str) -> str:
         request, phase, reason = (_field(refusals[0], name) for name in ("request", "phase", "reason"))
         more = len(refusals) + bool(claims) + bool(results) - 1
         return f"{request}: {phase} ({reason})" + (f" (+{more} more)" if more else "")
-    facts = claims or results
+    facts = claims or results or orders
     if facts:
-        outcomes = ["claimed" if claims else _field(data, "outcome") for data in facts]
+        word = "claimed" if claims else "ordered"
+        outcomes = [_field(data, "outcome") or word for data in facts]
         action = _field(facts[0], "action")
         if len(facts) > 1:
             return f"{action}: {len(facts)} {outcomes[0]}"

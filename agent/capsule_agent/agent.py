@@ -164,6 +164,7 @@ class Agent:
         approvals: int = 0,
         evidence: EvidenceKind = "signature",
         idempotent: bool = False,
+        break_glass: bool = False,
     ) -> Callable[[_Function], _Function]:
         """Decorator: an action that orders may name.
 
@@ -171,7 +172,8 @@ class Agent:
         `params`); a first parameter called `order` is given the order. Its outputs are the fields of the
         dataclass or TypedDict it returns, or those of `outputs`; nothing else leaves. `approvals`: how many
         people's signed approvals an order must carry. `evidence`: weaker than "signature" trusts the
-        reconciler. `idempotent`: run again when it was interrupted. Raises DeclarationError.
+        reconciler. `idempotent`: run again when it was interrupted. `break_glass`: done without approvals,
+        too, for whoever the list of signers lets break the glass. Raises DeclarationError.
         """
         if not WORD.fullmatch(name):
             raise DeclarationError(f"action {name!r}: expected a word of ASCII letters and digits")
@@ -195,17 +197,24 @@ class Agent:
                 approvals=approvals,
                 evidence=evidence,
                 idempotent=idempotent,
+                break_glass=break_glass,
             )
             return function
 
         return declare
 
     def rotation(
-        self, rotation: Rotation, *, approvals: int = 1, evidence: EvidenceKind = "signature"
+        self,
+        rotation: Rotation,
+        *,
+        approvals: int = 1,
+        evidence: EvidenceKind = "signature",
+        break_glass: bool = False,
     ) -> None:
         """Declare how the service's key is rotated: registers rotateKey."""
         rotator = Rotator(rotation, self._journal, self._redactor, self._clock)
-        self._add_builtin(rotation_action(rotation, rotator, approvals, evidence))
+        action = rotation_action(rotation, rotator, approvals, evidence)
+        self._add_builtin(dataclasses.replace(action, break_glass=break_glass))
         if self._executor is not None:
             self._executor.rotator = rotator
 

@@ -76,7 +76,7 @@ async def _answer(calls: Calls, scope: Scope, receive: Receive) -> Answer:
 
 
 async def _body(receive: Receive, length: int) -> bytes:
-    body = b""
+    body = bytearray()
     while len(body) <= length:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -84,7 +84,7 @@ async def _body(receive: Receive, length: int) -> bytes:
         body += message.get("body", b"")
         if not message.get("more_body", False):
             break
-    return body
+    return bytes(body)
 
 
 def _path(scope: Scope) -> str:

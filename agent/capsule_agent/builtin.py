@@ -36,7 +36,7 @@ def health_action(probe: HealthProbe) -> Action:
 
 
 def switch_actions(journal: Journal, clock: Callable[[], datetime]) -> tuple[Action, Action]:
-    """enable and disable, as the spec wants it; the host's own choice wins."""
+    """enable and disable, as the document or a request wants it; the host's own choice wins."""
 
     def state() -> dict[str, Scalar]:
         found = journal.state()
@@ -47,15 +47,22 @@ def switch_actions(journal: Journal, clock: Callable[[], datetime]) -> tuple[Act
         message = "still disabled on the host" if journal.state().disabled_by_host else ""
         return Ending("succeeded", "Enabled", message, state())
 
-    def disable(reason: str) -> Ending:
-        journal.set_enabled(f"spec: {reason}" if reason else "spec", by_host=False, now=clock())
+    def disable(order: Order, reason: str) -> Ending:
+        journal.set_enabled(_why_disabled(order, reason), by_host=False, now=clock())
         return Ending("succeeded", "Disabled", "", state())
 
-    common: dict[str, Any] = {"takes_order": False, "params": _WHY, "outputs": _STATE, "idempotent": True}
+    common: dict[str, Any] = {"params": _WHY, "outputs": _STATE, "idempotent": True}
     return (
-        Action(name="enable", run=enable, danger="low", **common),
-        Action(name="disable", run=disable, danger="high", **common),
+        Action(name="enable", run=enable, takes_order=False, danger="low", **common),
+        Action(name="disable", run=disable, takes_order=True, danger="high", **common),
     )
+
+
+def _why_disabled(order: Order, reason: str) -> str:
+    """What a report says of it: a request by its name, or else the service's document."""
+    if not order.request:
+        return f"spec: {reason or 'its document says enabled: false'}"
+    return f"request {order.request}: {reason}" if reason else f"request {order.request}"
 
 
 def configure_action(items: Mapping[str, ConfigItem]) -> Action | None:

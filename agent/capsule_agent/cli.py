@@ -23,6 +23,7 @@ _EPILOG = """examples:
   capsule-agent status --journal /var/lib/openai-chat/agent.db
   capsule-agent disable --journal /var/lib/openai-chat/agent.db --reason "vendor incident"
   capsule-agent enable --journal /var/lib/openai-chat/agent.db
+  capsule-agent conformance http://127.0.0.1:7070 --keys conformance-keys
   capsule-agent authorize --key "ssh-ed25519 AAAA…" --socket /run/openai-chat/agent.sock
 """
 
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from capsule_agent import stdio
 
         return stdio.main(given)
+    if given[:1] == ["conformance"]:
+        from capsule_agent.conformance import command
+
+        return command.main(given[1:])
     return _look_after(_parser().parse_args(given))
 
 
@@ -90,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "authorize", help="print the line of authorized_keys for a reconciler's key", add_help=False
     )
     verbs.add_parser("stdio", help="carry calls between an SSH connection and the agent", add_help=False)
+    verbs.add_parser("conformance", help="check whether an agent keeps the wire contract", add_help=False)
     keygen = verbs.add_parser("keygen", help="make the agent's key: FILE (mode 0600) and FILE.pub")
     keygen.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
     return parser

@@ -10,8 +10,10 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from capsule_agent import spare_threads
 from capsule_agent.protocol.messages import ActionInfo, Danger, EvidenceKind, HealthStatus
 from capsule_agent.sensitive import Redactor
 from capsule_agent.values import Field, Fields, object_schema
@@ -53,6 +55,7 @@ class Action:
     approvals: int = 0
     evidence: EvidenceKind = "signature"
     idempotent: bool = False
+    break_glass: bool = False
 
     @property
     def info(self) -> ActionInfo:
@@ -64,6 +67,7 @@ class Action:
             danger=self.danger,
             approvals=self.approvals,
             evidence=self.evidence,
+            break_glass=self.break_glass or None,
         )
 
     def approvals_for(self, params: Mapping[str, Any]) -> int:
@@ -99,9 +103,7 @@ class HealthProbe:
         with self._lock:
             if self._running is None or self._running.done():
                 self._running = concurrent.futures.Future()
-                threading.Thread(
-                    target=_fill, args=(self._running, ask), name="capsule-health", daemon=True
-                ).start()
+                spare_threads.run(partial(_fill, self._running, ask))
             return self._running
 
 

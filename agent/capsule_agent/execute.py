@@ -102,8 +102,8 @@ class Executor:
     # ---- trust ----------------------------------------------------------------------------------
 
     def _authenticate(self, envelope: Envelope, call: Order | Query) -> verify.Trusted:
-        stored, serial = self.journal.signers()
-        pinned = self.repository or self.journal.state().repository
+        stored, serial, repository = self.journal.signers()
+        pinned = self.repository or repository
         trusted = verify.trusted_signers(envelope.signers, stored, serial, self.owners(), pinned)
         verify.check_sender(envelope, call, trusted.signers)
         if trusted.signers.serial > serial or stored is None:
@@ -131,7 +131,9 @@ class Executor:
         if needed and not order.request:
             raise Refusal("ApprovalsMissing", "an order without a request cannot carry approvals")
         if needed and action.evidence == "signature":
-            verify.check_approvals(order, envelope.evidence, trusted.signers, needed, self.clock())
+            carried, signers, now = envelope.evidence, trusted.signers, self.clock()
+            if not (action.break_glass and verify.breaks_glass(order, carried, signers, now)):
+                verify.check_approvals(order, carried, signers, needed, now)
         return action, params
 
     # ---- execution ------------------------------------------------------------------------------
@@ -158,8 +160,7 @@ class Executor:
 
         Raises Refused.
         """
-        busy = self.journal.state().busy
-        with self.journal.running(0.0 if busy else _LOCK_SECONDS) as held:
+        with self.journal.running(lambda: 0.0 if self.journal.state().busy else _LOCK_SECONDS) as held:
             if not held:
                 self._refuse_other(order)
                 return None

@@ -1,6 +1,6 @@
 """The journal of an agent: what it was told, how far it got, what it answered; one SQLite file.
 
-Rules kept: every step is on disk (`synchronous=EXTRA`) before the next begins; a sequence number that only
+Rules kept: every step is on disk before the next begins; a sequence number that only
 rises; steps Received → Prepared → Effect → Done; one running operation per service; an operation's receipt
 is stored in the transaction that ends it, and never changes. Worker processes share the file: every change
 is one `BEGIN IMMEDIATE` transaction, and whoever executes holds `<journal>.lock`. Called by execute,
@@ -9,25 +9,26 @@ rotation, report and the command line.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from capsule_agent.journal_connections import Connections
+from capsule_agent.journal_lock import lock_within
 from capsule_agent.journal_tables import TABLES, VERSION
 from capsule_agent.protocol.messages import JournalMark, Order, SignersList, decode, encode, instant_text
 
-_WAIT_SECONDS = 20.0
 RUNNING = ("Received", "Prepared", "Effect")
+_ENTRY = "INSERT INTO entries (at, op_id, step) VALUES (?, ?, ?)"
+_OPERATION = "SELECT op_id, step, attempt, order_text, started_at, receipt FROM operations WHERE"
 
 
 class JournalError(Exception):
@@ -54,6 +55,14 @@ class Operation:
     receipt: str | None
 
 
+class Accepted(NamedTuple):
+    """The list of signers that was accepted last, its serial (0 without one), and its repository."""
+
+    signers: SignersList | None
+    serial: int
+    repository: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """All that a report says of the journal, read at one instant."""
@@ -77,7 +86,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], service: str) -> None:
         self.path = Path(path)
         self.service = service
-        self._connections = Connections(self.path, self._connect)
+        self._connections = Connections(self.path)
         self._prepare()
         with self._read() as db:
             self.id = _fact(db, "id") or ""
@@ -93,6 +102,7 @@ class Journal:
         try:
             with self._write() as db:
                 self._check_or_create(db)
+            self._connections.log_ahead()
         except sqlite3.DatabaseError as error:
             raise JournalError(f"journal {self.path}: {error}; give the path of a Capsule journal") from None
 
@@ -111,14 +121,6 @@ class Journal:
         if found != self.service:
             raise JournalError(f"journal {self.path} belongs to service {found!r}, not {self.service!r}")
 
-    def _connect(self) -> sqlite3.Connection:
-        where = self.path.absolute().as_uri() + "?mode=rw"
-        db = sqlite3.connect(
-            where, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        db.execute("PRAGMA synchronous = EXTRA")
-        return db
-
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._connections.one() as db:
@@ -134,15 +136,15 @@ class Journal:
             db.execute("COMMIT")
 
     @contextmanager
-    def running(self, wait: float = 0.0) -> Iterator[bool]:
-        """Hold the right to execute; yields False when somebody else holds it `wait` seconds long.
+    def running(self, wait: Callable[[], float] = lambda: 0.0) -> Iterator[bool]:
+        """Hold the right to execute; yields False when somebody else holds it `wait()` seconds long.
 
         The operating system lets go of the lock when its holder dies, so whoever gets it knows that an
         operation still marked as running was interrupted.
         """
         handle = os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            yield _lock_within(handle, wait)
+            yield lock_within(handle, wait)
         finally:
             os.close(handle)
 
@@ -168,21 +170,20 @@ class Journal:
 
     def find(self, op_id: str) -> Operation | None:
         """The operation, tombstone or fence of that id."""
-        with self._read() as db:
+        with self._connections.one() as db:
             return _operation(db, op_id)
 
     def interrupted(self) -> list[Operation]:
         """Operations marked as running; only for who holds `running`."""
-        with self._read() as db:
-            rows = db.execute("SELECT op_id FROM operations WHERE step IN (?, ?, ?)", RUNNING).fetchall()
-            return [found for row in rows if (found := _operation(db, row[0]))]
+        return [_read_operation(row) for row in self.rows(f"{_OPERATION} step IN (?, ?, ?)", *RUNNING)]
 
-    def signers(self) -> tuple[SignersList | None, int]:
-        """The signers list last accepted, and its serial (0 without one)."""
-        with self._read() as db:
-            text = _fact(db, "signers")
-            serial = int(_fact(db, "signers_serial") or 0)
-        return (decode(SignersList, text.encode(), max_bytes=2**22) if text else None), serial
+    def signers(self) -> Accepted:
+        """The signers list last accepted."""
+        names = ("signers", "signers_serial", "repository")
+        found = dict(self.rows("SELECT name, value FROM facts WHERE name IN (?, ?, ?)", *names))
+        text = found.get("signers")
+        serial = int(found.get("signers_serial", 0))
+        return Accepted(_signers_list(text) if text else None, serial, found.get("repository"))
 
     # ---- writing ------------------------------------------------------------------------------
 
@@ -216,10 +217,7 @@ class Journal:
                 _check_unspent(db, order)
             if db.execute("SELECT 1 FROM operations WHERE step IN (?, ?, ?)", RUNNING).fetchone():
                 raise Refused("Busy", "another operation is running on this service")
-            operation = _insert(db, order, "Received", now)
-            for step in then:
-                _step(db, order.op_id, step, now)
-            return operation
+            return _insert(db, order, now, "Received", *then)
 
     def refuse(self, order: Order, sign: Callable[[JournalMark], str], now: datetime) -> str | None:
         """Refuse an order for good: its receipt is stored, so that the same order never runs later.
@@ -235,7 +233,7 @@ class Journal:
                 _check_unspent(db, order)
             except Refused:
                 return None
-            _insert(db, order, "Refused", now)
+            _insert(db, order, now, "Refused")
             receipt = sign(JournalMark(self.id, _sequence(db)))
             db.execute("UPDATE operations SET receipt = ? WHERE op_id = ?", (receipt, order.op_id))
             return receipt
@@ -248,10 +246,10 @@ class Journal:
     def finish(self, op_id: str, sign: Callable[[JournalMark], str], now: datetime) -> str:
         """End an operation: `sign` makes its receipt, which is stored with the step Done and returned."""
         with self._write() as db:
-            known = _operation(db, op_id)
-            if known and known.receipt is not None:
-                return known.receipt
-            receipt = sign(JournalMark(self.id, _enter(db, op_id, "Done", now)))
+            known = db.execute("SELECT receipt FROM operations WHERE op_id = ?", (op_id,)).fetchone()
+            if known and known[0] is not None:
+                return str(known[0])
+            receipt = sign(JournalMark(self.id, _enter(db, op_id, ["Done"], now)))
             db.execute("UPDATE operations SET step = 'Done', receipt = ? WHERE op_id = ?", (receipt, op_id))
             return receipt
 
@@ -270,7 +268,7 @@ class Journal:
                     "INSERT OR REPLACE INTO operations (op_id, step, attempt) VALUES (?, ?, ?)",
                     (op_id, step, attempt),
                 )
-                _enter(db, op_id, step, now)
+                _enter(db, op_id, [step], now)
                 return _operation(db, op_id) if tombstone else None
             if attempt > known.attempt:
                 db.execute("UPDATE operations SET attempt = ? WHERE op_id = ?", (attempt, op_id))
@@ -284,18 +282,18 @@ class Journal:
                 db.execute("DELETE FROM facts WHERE name = ?", (name,))
             else:
                 _set_fact(db, name, reason)
-            _enter(db, "", f"{'Enabled' if reason is None else 'Disabled'}:{name}", now)
+            _enter(db, "", [f"{'Enabled' if reason is None else 'Disabled'}:{name}"], now)
 
     @contextmanager
     def change(self, op_id: str, step: str, now: datetime) -> Iterator[sqlite3.Connection]:
         """One durable change that is entered under `step`; for the parts of a rotation."""
         with self._write() as db:
             yield db
-            _enter(db, op_id, step, now)
+            _enter(db, op_id, [step], now)
 
     def rows(self, query: str, *values: Any) -> list[Any]:
-        """What a SELECT finds; for the parts of a rotation."""
-        with self._read() as db:
+        """What one SELECT finds; for the parts of a rotation too."""
+        with self._connections.one() as db:
             return db.execute(query, values).fetchall()
 
 
@@ -321,7 +319,9 @@ def _raise_generation(db: sqlite3.Connection, subject: str, generation: int) -> 
     db.execute("INSERT OR REPLACE INTO generations VALUES (?, ?)", (subject, generation))
 
 
-def _insert(db: sqlite3.Connection, order: Order, step: str, now: datetime) -> Operation:
+def _insert(db: sqlite3.Connection, order: Order, now: datetime, *steps: str) -> Operation:
+    """Enter an order that has taken `steps`, all at once."""
+    step = steps[-1]
     text = json.dumps(encode(order))
     db.execute(
         "INSERT OR REPLACE INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -330,32 +330,33 @@ def _insert(db: sqlite3.Connection, order: Order, step: str, now: datetime) -> O
             *(text, instant_text(now)),
         ),
     )
-    _enter(db, order.op_id, step, now)
+    _enter(db, order.op_id, steps, now)
     return Operation(order.op_id, step, order.attempt, order, instant_text(now), None)
 
 
 def _operation(db: sqlite3.Connection, op_id: str) -> Operation | None:
-    row = db.execute(
-        "SELECT op_id, step, attempt, order_text, started_at, receipt FROM operations WHERE op_id = ?",
-        (op_id,),
-    ).fetchone()
-    if row is None:
-        return None
+    row = db.execute(f"{_OPERATION} op_id = ?", (op_id,)).fetchone()
+    return row and _read_operation(row)
+
+
+def _read_operation(row: Sequence[Any]) -> Operation:
     order = decode(Order, row[3].encode()) if row[3] else None
     return Operation(row[0], row[1], row[2], order, row[4] or "", row[5])
 
 
 def _step(db: sqlite3.Connection, op_id: str, step: str, now: datetime) -> None:
     db.execute("UPDATE operations SET step = ? WHERE op_id = ? AND step <> 'Done'", (step, op_id))
-    _enter(db, op_id, step, now)
+    _enter(db, op_id, [step], now)
 
 
-def _enter(db: sqlite3.Connection, op_id: str, step: str, now: datetime) -> int:
-    found = db.execute(
-        "INSERT INTO entries (at, op_id, step) VALUES (?, ?, ?) RETURNING sequence",
-        (instant_text(now), op_id, step),
-    ).fetchone()
-    return int(found[0])
+def _enter(db: sqlite3.Connection, op_id: str, steps: Sequence[str], now: datetime) -> int:
+    """The sequence number of the last of `steps`."""
+    *earlier, last = [(instant_text(now), op_id, step) for step in steps]
+    if earlier:
+        db.executemany(_ENTRY, earlier)
+    entered = db.execute(_ENTRY, last)
+    assert entered.lastrowid is not None
+    return entered.lastrowid
 
 
 def _sequence(db: sqlite3.Connection) -> int:
@@ -371,16 +372,9 @@ def _set_fact(db: sqlite3.Connection, name: str, value: str) -> None:
     db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
 
-def _lock_within(handle: int, wait: float) -> bool:
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
+@lru_cache(maxsize=8)
+def _signers_list(text: str) -> SignersList:
+    return decode(SignersList, text.encode(), max_bytes=2**22)
 
 
 def service_of(path: str | os.PathLike[str]) -> str:

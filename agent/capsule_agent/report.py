@@ -58,6 +58,7 @@ def build_report(
         signers_serial=state.signers_serial,
         at=instant_text(now),
         disabled_reason=redactor.line(state.disabled_reason),
+        disabled_by_host=state.disabled_by_host,
         key_created_at=state.key_created_at,
         busy=state.busy,
         repository=state.repository,

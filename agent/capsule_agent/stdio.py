@@ -23,8 +23,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from capsule_agent import spare_threads
 from capsule_agent.protocol.frames import MAX_BODY, Frame, FrameReader, frame
 from capsule_agent.pump import pump
 
@@ -102,6 +104,12 @@ def authorize(key: str, command: str, *, source: str | None = None) -> str:
     return f"{','.join(options)} {key.strip()}"
 
 
+def socket_command(path: str) -> str:
+    """The forced command that leads to the agent's Unix socket `path` through this installation."""
+    file = os.path.join(os.path.dirname(os.path.abspath(__file__)), "forced_command.py")
+    return shlex.join((sys.executable, "-I", "-S", file, "stdio", "--socket", path))
+
+
 def relay(source: _HasFileno, sink: Callable[[bytes], None], forward: Forward) -> None:
     """Answer the calls that come as frames from `source` until it ends; at most MAX_CALLS run at once.
 
@@ -118,9 +126,7 @@ def relay(source: _HasFileno, sink: Callable[[bytes], None], forward: Forward) -
             elif not free.acquire(blocking=False):
                 sink(_failure(number, CallFailed("AgentBusy", f"{MAX_CALLS} calls are running", sent=False)))
             else:
-                threading.Thread(
-                    target=_answer_call, args=(one, number, sink, forward, free), daemon=True
-                ).start()
+                spare_threads.run(partial(_answer_call, one, number, sink, forward, free))
 
 
 def unix_forward(path: str) -> Forward:
@@ -265,12 +271,15 @@ def _hosted(file: str) -> Iterator[str]:
 
 
 def _forced_command(options: argparse.Namespace) -> str:
+    """What sshd runs: by `--program`, or as fast as this installation can start."""
     what = ("--socket", options.socket) if options.socket else ("--actions", options.actions)
     if not os.path.isabs(what[1]):
         raise ValueError(
             f"{what[0]} {what[1]}: expected an absolute path, for sshd starts in the home folder"
         )
-    return shlex.join((options.program, "stdio", *what))
+    if options.program is None and options.socket:
+        return socket_command(options.socket)
+    return shlex.join((options.program or "capsule-agent", "stdio", *what))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -285,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     line.add_argument("--key", required=True, metavar="KEY", help="the reconciler's OpenSSH public key")
     line.add_argument("--from", dest="source", metavar="NETWORKS", help="accept it from these networks alone")
     line.add_argument(
-        "--program", default="capsule-agent", metavar="FILE", help="path of capsule-agent on the host"
+        "--program", metavar="FILE", help="path of capsule-agent on the host, if it is not this installation"
     )
     return parser
 

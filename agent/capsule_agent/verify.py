@@ -76,8 +76,6 @@ def trusted_signers(
     signers = _owner_signed(text, tuple(owners))
     _check_signers_repository(signers, repository)
     _check_serial(signers, text, stored, stored_serial)
-    _check_keys_distinct(signers)
-    _check_roles_apart(signers)
     return Trusted(signers, text)
 
 
@@ -86,7 +84,10 @@ def _owner_signed(text: SignersList, owners: tuple[PublicKey, ...]) -> Signers:
     """The list that `text` holds. The same list comes with every order: what held of these very bytes and
     these very owners holds again. Failures are not remembered."""
     _check_owner_signed(text, owners)
-    return _read_signers(text)
+    signers = _read_signers(text)
+    _check_keys_distinct(signers)
+    _check_roles_apart(signers)
+    return signers
 
 
 def _check_owner_signed(text: SignersList, owners: tuple[PublicKey, ...]) -> None:
@@ -130,11 +131,12 @@ def _check_keys_distinct(signers: Signers) -> None:
 
 def _check_roles_apart(signers: Signers) -> None:
     for name, entry in signers.principals.items():
-        if "order" in entry.may and len(set(entry.may)) > 1:
-            raise Untrusted("SignersMixRoles", f"{name} may order, and so may neither request nor approve")
+        if {"order", "approve"} <= set(entry.may):
+            raise Untrusted("SignersMixRoles", f"{name} may order, and so may not approve")
 
 
-def _keys(texts: Iterable[str]) -> tuple[PublicKey, ...]:
+@lru_cache(maxsize=256)
+def _keys(texts: tuple[str, ...]) -> tuple[PublicKey, ...]:
     try:
         return tuple(PublicKey.parse(text) for text in texts)
     except BadKey as error:
@@ -239,6 +241,49 @@ def check_approvals(
     return tuple(approvers)
 
 
+def breaks_glass(order: Order, evidence: Evidence | None, signers: Signers, now: datetime) -> bool:
+    """Whether the requester signed that they act without approvals, and may; False where nobody says so.
+
+    For an action declared with `break_glass` alone. What is said must hold: raises Refusal. A valid rejection
+    among the approvals refuses the order here, too.
+    """
+    if evidence is None or len(evidence.approvals) > MAX_APPROVALS:
+        return False
+    said = [signed for signed in evidence.approvals if _decision(signed) == "break-glass"]
+    if not said or not order.request:
+        return False
+    check_request_bytes(order, evidence.request)
+    _check_not_rejected(order, evidence, signers, now)
+    word = decode(Approval, said[0].document.encode())
+    if word.principal != word.request.requested_by:
+        raise Refusal(
+            "BreakGlassNotOwn", f"{word.principal[:64]!r} did not ask for what they break glass for"
+        )
+    _check_signed_by(
+        said[0], word.principal, "break-glass", sshsig.APPROVAL, signers, "GlassBreaker", "BreakGlass"
+    )
+    _check_about(word, order)
+    _check_shown(word, order, now)
+    _check_requester(word, evidence.request, signers)
+    return True
+
+
+def _decision(signed: SignedText) -> str:
+    try:
+        return decode(Approval, signed.document.encode()).decision
+    except InvalidMessage:
+        return ""
+
+
+def _check_not_rejected(order: Order, evidence: Evidence, signers: Signers, now: datetime) -> None:
+    for signed in evidence.approvals:
+        try:
+            _check_approval(_read_approval(signed, signers), order, evidence.request, signers, now)
+        except Refusal as problem:
+            if problem.reason == "Rejected":
+                raise
+
+
 def check_request_bytes(order: Order, request: SignedText) -> None:
     """The carried request is the one the order names by digest."""
     if request_digest(request.document.encode()) != order.request_digest:
@@ -250,6 +295,8 @@ def _read_approval(signed: SignedText, signers: Signers) -> Approval:
         approval = decode(Approval, signed.document.encode())
     except InvalidMessage as error:
         raise Refusal("ApprovalInvalid", f"an approval: {error}") from None
+    if approval.decision == "break-glass":
+        raise Refusal("BreakGlassRefused", "this action is not done without approvals here")
     _check_signed_by(signed, approval.principal, "approve", sshsig.APPROVAL, signers, "Approver", "Approval")
     return approval
 
@@ -275,16 +322,26 @@ def _check_signed_by(
 def _check_approval(
     approval: Approval, order: Order, request: SignedText, signers: Signers, now: datetime
 ) -> None:
+    _check_about(approval, order)
+    _check_decision(approval)
+    _check_shown(approval, order, now)
+    _check_not_own(approval)
+    _check_requester(approval, request, signers)
+
+
+def _check_about(approval: Approval, order: Order) -> None:
+    """The word is about this very request, and this service: so much a rejection must name rightly, too."""
     _check_same_repository(approval, order)
     _check_same_request(approval, order)
     _check_same_bytes(approval, order)
     _check_target(approval, order)
-    _check_decision(approval)
+
+
+def _check_shown(approval: Approval, order: Order, now: datetime) -> None:
+    """The order does what was shown to who signed."""
     _check_same_action(approval, order)
     _check_same_params(approval.request.params, order.params)
     _check_unexpired(approval, now)
-    _check_not_own(approval)
-    _check_requester(approval, request, signers)
 
 
 def _check_same_repository(approval: Approval, order: Order) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from capsule.commands.decision import Decided, Review, Word
     from capsule.commands.repository import Repository
     from capsule.commands.request import Asked
-    from capsule.documents.types import Rule, Service
+    from capsule.commands.switch import Switch
+    from capsule.documents.types import Rollout, Rule, Service
     from capsule.trust.state import InForce, JudgedRequest, MissingApproval
 
 
@@ -23,13 +24,65 @@ def show_asked(repository: Repository, asked: Asked) -> None:
     screen.line(f"Request {name}", bold=True)
     _show_request_facts(screen, judged)
     _show_targets(screen, repository.state.services, judged)
+    _show_not_offered(screen, asked)
     screen.line()
     screen.line(f"Signed on branch request/{name} ({asked.commit[:12]}){', pushed' if asked.pushed else ''}.")
-    if judged.verdict == "approved":
+    if judged.evidence == "break-glass":
+        screen.line("BREAK-GLASS: nobody approves this, and the next pass acts on it.", style="red")
+        screen.line(f"Marked until a reviewer types: capsule acknowledge --request {name}", style="red")
+    elif judged.verdict == "approved":
         screen.line("It needs no approval: the next pass of the reconciler takes it from its branch.")
     else:
         screen.line(f"Waits for approval: {missing_text(judged.missing)}.")
         screen.line(f"A reviewer types: capsule approve {name}")
+
+
+def _show_not_offered(screen: Screen, asked: Asked) -> None:
+    """A warning where agents did not offer the action when they were last looked at."""
+    missing = asked.not_offered
+    if not missing:
+        return
+    first = missing[0]
+    also = f" (and {len(missing) - 1} more targets)" if len(missing) > 1 else ""
+    meant = f" Did you mean {first.meant}?" if first.meant else ""
+    screen.line()
+    if first.offered:
+        screen.line(
+            f"Warning: the agent of {first.service} offers {', '.join(first.offered)}, as last seen{also}: "
+            f"the request would be refused [UnknownAction].{meant}",
+            style="yellow",
+        )
+    else:
+        screen.line(
+            f"Warning: {first.service} has no agent key, so it is only observed{also}: "
+            "the request would be refused [ObserveOnly].",
+            style="yellow",
+        )
+
+
+def show_switched(asked: Asked, action: Switch) -> None:
+    """What a `disable` or `enable` means until it is settled, and what is faster than an approval."""
+    screen, name = Screen(), asked.judged.name
+    if action == "enable":
+        return
+    screen.line()
+    if asked.not_offered:  # it was said that it would be refused
+        return
+    if asked.judged.verdict == "approved":
+        screen.line("It holds until it is settled: merge `enabled: false`, or ask with `capsule enable`.")
+        screen.line(f"See it happen: capsule show {name}")
+    else:
+        screen.line("Nothing is disabled until then. At once, without anybody:", style="yellow")
+        screen.line("  on the service's own host: capsule-agent disable --reason TEXT", style="yellow")
+
+
+def show_left_out(doubtful: Sequence[str]) -> None:
+    """Targets of an earlier request that were not asked for anew."""
+    if doubtful:
+        Screen().line(
+            f"Left out: {', '.join(doubtful)}. Nobody knows how it ended there: look, then ask by name.",
+            style="yellow",
+        )
 
 
 def show_review(seen: Review) -> None:
@@ -61,15 +114,25 @@ def _show_request_facts(screen: Screen, judged: JudgedRequest) -> None:
             ("with", ", ".join(f"{name}={value}" for name, value in spec.params.items())),
             ("reason", spec.reason),
             ("expires", instant_text(spec.expires)),
-            (
-                "rollout",
-                f"{spec.rollout.parallel} at once, {spec.rollout.on_failure} on failure"
-                if len(spec.targets) > 1
-                else "",
-            ),
+            ("not before", instant_text(spec.not_before) if spec.not_before else ""),
+            ("rollout", _rollout_text(spec.rollout) if len(spec.targets) > 1 else ""),
             ("digest", judged.digest),
         ]
     )
+    if spec.break_glass:
+        screen.line(f"BREAK-GLASS: {spec.requested_by} acts without approvals.", style="red")
+
+
+def _rollout_text(rollout: Rollout) -> str:
+    """Such as "2 at once, 10m between batches, each healthy before the next, stop on failure"."""
+    from capsule.documents.scalars import duration_text
+
+    parts = [f"{rollout.parallel} at once"]
+    if rollout.pause:
+        parts.append(f"{duration_text(rollout.pause)} between batches")
+    if rollout.health_check:
+        parts.append("each healthy before the next")
+    return ", ".join([*parts, f"{rollout.on_failure} on failure"])
 
 
 def _show_targets(screen: Screen, services: Mapping[str, InForce[Service]], judged: JudgedRequest) -> None:
@@ -108,7 +171,8 @@ def rule_text(rule: Rule) -> str:
     about = rule.match.action or f"change of {rule.match.change}"
     labels = ", ".join(f"{key}={value}" for key, value in rule.match.selector.items())
     needs = " and ".join(f"{each.count} of {each.team}" for each in rule.approvals) or "no approval"
-    return f"{about}{f' where {labels}' if labels else ''}: {needs} ({rule.evidence})"
+    glass = f"; {rule.break_glass.team} may break the glass" if rule.break_glass else ""
+    return f"{about}{f' where {labels}' if labels else ''}: {needs} ({rule.evidence}){glass}"
 
 
 def missing_text(missing: Sequence[MissingApproval]) -> str:

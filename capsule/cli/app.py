@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from capsule.cli.screen import Screen
-from capsule.commands.errors import ENVIRONMENT, CommandError
+from capsule.commands.errors import ENVIRONMENT, USAGE, CommandError
+from capsule.documents.problems import InvalidDocument
+from capsule.documents.secrets import redacted
 
 DEFECT = 70
 INTERRUPTED = 130
@@ -33,27 +35,38 @@ SECTIONS: dict[str, dict[str, Verb]] = {
         "requests": Verb("reads", "All requests, with phase and evidence"),
         "plan": Verb("reads", "What the next pass of the reconciler would do"),
         "log": Verb("reads", "Who asked, who approved, what happened, when"),
+        "history": Verb("history", "How available services were: uptime and incidents"),
+        "watch": Verb("watch", "Follow live what happens"),
     },
     "Ask and decide": {
-        "request": Verb("acts", "Ask for an action on services, signed by you"),
+        "request": Verb("asking", "Ask for an action on services, signed by you"),
+        "disable": Verb("built_in_asks", "Take all traffic from services, now"),
+        "enable": Verb("built_in_asks", "Give services their traffic back"),
         "approve": Verb("acts", "See exactly what will happen, then sign your approval"),
         "reject": Verb("acts", "Say no to a request or a change, and why"),
-        "cancel": Verb("acts", "Ask to call off a request"),
+        "cancel": Verb("built_in_asks", "Ask to call off a request"),
+        "abort": Verb("built_in_asks", "Ask that nothing further of a request is begun"),
+        "acknowledge": Verb("built_in_asks", "Say that you know of a condition that stays until then"),
         "propose": Verb("acts", "Sign a change of services, settings or policy as its author"),
     },
     "Prove": {
         "check": Verb("prove", "Every problem of the documents, with file, line and column"),
-        "audit": Verb("prove", "Prove the whole history again, offline"),
-        "policy": Verb("prove", "What the policy says, for git, ssh-keygen and agents"),
+        "approval": Verb("approval", "What approval a branch still needs before its merge counts"),
+        "audit": Verb("audit", "Prove the whole history again, offline; reports for auditors"),
+        "policy": Verb("policies", "What the policy says, for people, git, ssh-keygen and agents"),
+        "notify": Verb("notify", "What people are told now, and a test message to a receiver"),
         "doctor": Verb("setup", "What is missing or unsafe here, and the command that mends it"),
     },
     "Run": {
         "init": Verb("setup", "Create a state repository"),
         "clone": Verb("setup", "Get a state repository from a server"),
+        "import": Verb("adopt", "Write services/ documents from running agents"),
         "reconcile": Verb("run", "Execute what is approved and record the outcome"),
         "dashboard": Verb("run", "Serve the dashboard, read only"),
         "up": Verb("run", "Reconciler and dashboard in one process: all a small team runs"),
         "demo": Verb("run", "See a key rotation from request to proof, on this machine"),
+        "protect": Verb("hosting", "Make a bare repository refuse what the policy does not authorise"),
+        "hook": Verb("hosting", "What git asks on a server before it takes a push"),
         "completion": Verb("setup", "Print the completion script of your shell"),
     },
 }
@@ -89,9 +102,10 @@ class VerbGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in VERBS:
             import difflib
 
-            near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+            near = difflib.get_close_matches(args[0], VERBS, n=1, cutoff=0.7)
+            actions = "Actions are asked for with `capsule request ACTION SERVICE`."
+            hint = f"Did you mean `{near[0]}`?" if near else actions
+            ctx.fail(f"There is no command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -123,6 +137,10 @@ def _report(ctx: click.Context, error: Exception) -> NoReturn:
         reason, hint, code = error.reason, error.hint, error.exit_code
     elif isinstance(error, StoreError):
         reason, hint, code = type(error).__name__, error.hint, ENVIRONMENT
+    elif isinstance(error, InvalidDocument):
+        first = error.problems[0]
+        reason, hint, code = first.reason, first.hint, USAGE
+        error = ValueError(first.message)
     elif isinstance(error, OSError):
         reason, hint, code = "SystemError", "", ENVIRONMENT
     elif isinstance(error, click.ClickException):
@@ -133,7 +151,7 @@ def _report(ctx: click.Context, error: Exception) -> NoReturn:
             "This is a defect of Capsule, not your mistake. Run again with --debug and report what it shows."
         )
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    Screen(err=True).problem(reason, message or type(error).__name__, hint)
+    Screen(err=True).problem(reason, redacted(message or type(error).__name__), redacted(hint))
     ctx.exit(code)
 
 

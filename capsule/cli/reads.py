@@ -10,6 +10,7 @@ import click
 from capsule.cli.app import Globals
 from capsule.cli.screen import Column, Screen
 from capsule.cli.shared import (
+    ago,
     complete_either,
     complete_services,
     duration,
@@ -17,6 +18,7 @@ from capsule.cli.shared import (
     now,
     opened,
     pair,
+    tell_fetched,
 )
 from capsule.cli.ssh_options import ssh_access, ssh_options
 
@@ -51,6 +53,7 @@ def services(
 
     with opened(options) as repository:
         seen = look(repository, now())
+        tell_fetched(repository, to_people=not as_json)
         rows = choose(seen, dict(selector), status)
     if as_json:
         Screen().json([value_of(row) for row in rows])
@@ -82,6 +85,7 @@ def requests(options: Globals, phase: str | None, as_json: bool) -> None:
 
     with opened(options) as repository:
         seen = look(repository, now())
+        tell_fetched(repository, to_people=not as_json)
         rows = choose(seen, phase)
     if as_json:
         Screen().json([value_of(row) for row in rows])
@@ -117,6 +121,7 @@ def show(options: Globals, name: str, as_json: bool) -> None:
 
     with opened(options) as repository:
         seen = look(repository, now())
+        tell_fetched(repository, to_people=not as_json)
         row = one(seen, name)
     if as_json:
         Screen().json(value_of(row))
@@ -153,6 +158,7 @@ def plan(
         transport = None if offline else make_transport(ssh=access)
         try:
             found = next_pass(repository, transport, SystemClock())
+            tell_fetched(repository, to_people=not as_json)
         finally:
             if transport:
                 transport.close()
@@ -176,11 +182,15 @@ def log(
 ) -> None:
     """Who asked, who approved, what happened, when: the story of `audit`, newest first."""
     from capsule.commands.reads import log as read
+    from capsule.commands.reads import require_known
     from capsule.view.model import as_json as value_of
 
     with opened(options) as repository:
         start = now() - since if since else None
         rows = read(repository, service, action, start, limit)
+        if not rows and service:
+            require_known(repository, service, now())
+        tell_fetched(repository, to_people=not as_json)
     if as_json:
         Screen().json([value_of(row) for row in rows])
         return
@@ -253,15 +263,6 @@ def text(value: object) -> str:
     )
 
 
-def ago(then: datetime, at: datetime) -> str:
-    """How long ago, in the largest unit that fits, such as "3h ago"."""
-    seconds = max(0, int((at - then).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
-
-
 # ---- pages --------------------------------------------------------------------------------------
 
 
@@ -274,7 +275,9 @@ def _conditions(seen: Snapshot) -> None:
         since = f"since {ago(last, seen.now)}" if last else "so far"
         screen.line(f"No reconciler gave a sign of life ({since}): what is shown may be old.", style="yellow")
     for condition in seen.conditions:
-        screen.line(f"{condition.message} [{condition.reason}]", style="yellow")
+        loud = condition.type == "BreakGlass"
+        mark = "BREAK-GLASS: " if loud else ""
+        screen.line(f"{mark}{condition.message} [{condition.reason}]", style="red" if loud else "yellow")
 
 
 def _show_service(row: ServiceRow, at: datetime) -> None:
@@ -331,6 +334,8 @@ def _show_request(row: RequestRow) -> None:
             ("digest", row.digest),
         ]
     )
+    if row.evidence == "break-glass":
+        screen.line(f"  BREAK-GLASS: {row.requested_by} acted without approvals.", style="red")
     for each in row.approvals:
         note = "" if each.counts else f", does not count: {each.message} [{each.reason}]"
         screen.line(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,7 +13,17 @@ from typing import TYPE_CHECKING
 import click
 
 from capsule.cli.app import Globals
-from capsule.cli.screen import Screen, clean
+from capsule.cli.daemon_options import (
+    address,
+    keep_running,
+    log_options,
+    monitoring_options,
+    set_up_logs,
+    watched,
+)
+from capsule.cli.forge_options import forge_options, receiving
+from capsule.cli.notify import notify_dir_option
+from capsule.cli.screen import Screen
 from capsule.cli.shared import opened
 from capsule.cli.ssh_options import ssh_access, ssh_options
 from capsule.commands.errors import FINDINGS
@@ -26,9 +33,8 @@ if TYPE_CHECKING:
 
     from capsule.commands.demo import SshServer, Story
     from capsule.commands.repository import Repository
+    from capsule.reconciler import PassReport
     from capsule.web.server import Dashboard
-
-_QUIET = ("urllib3", "waitress", "werkzeug", "paramiko", "dulwich")
 
 
 def ca_file(text: str) -> tuple[str, Path]:
@@ -37,14 +43,6 @@ def ca_file(text: str) -> tuple[str, Path]:
     if not sign or not Path(file).is_file():
         raise click.BadParameter(f"{text!r} is not of the form name=file with a file that exists")
     return name, Path(file)
-
-
-def address(text: str) -> tuple[str, int]:
-    """An address as host:port; port 0 takes a free one."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{text!r} is not of the form host:port, such as 127.0.0.1:8000")
-    return host.strip("[]"), int(port)
 
 
 _key = click.option(
@@ -68,7 +66,6 @@ _bind = click.option(
     show_default=True,
     help="Where to listen.",
 )
-_log = click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.command()
@@ -77,7 +74,10 @@ _log = click.option("--log-format", type=click.Choice(["text", "json"]), default
 @_name
 @_ca
 @ssh_options
-@_log
+@forge_options
+@notify_dir_option
+@monitoring_options
+@log_options
 @click.pass_obj
 def reconcile(
     options: Globals,
@@ -88,49 +88,65 @@ def reconcile(
     ssh_keys: tuple[Path, ...],
     ssh_config: Path | None,
     known_hosts: tuple[Path, ...],
+    forge_token_file: Path | None,
+    webhook: tuple[str, int] | None,
+    webhook_secret_file: Path | None,
+    notify_dir: Path | None,
+    metrics: tuple[str, int] | None,
+    metrics_beyond_loopback: bool,
     log_format: str,
+    log_level: str,
 ) -> None:
     """Execute what is approved, once, and record the outcome on `audit`.
 
-    Runs until SIGTERM or Ctrl-C, which finish what is under way. A repository has one owner on a machine.
+    Runs until SIGTERM or Ctrl-C, which finish what is under way. Without a terminal, SIGHUP reads the key,
+    the CAs and the SSH access again. A repository has one owner on a machine.
     """
-    from capsule.commands.reconcile import keep_reconciling, ready
+    from capsule.commands.notify import telling
+    from capsule.commands.reconcile import Files, ready, rhythm
     from capsule.commands.reconcile import once as run_once
-    from capsule.daemon import stop_on_signals
+    from capsule.daemon import Wishes, follow_signals
 
-    _logging(log_format)
+    set_up_logs(log_format, log_level)
     access = ssh_access(ssh_keys, ssh_config, known_hosts)
-    with (
-        opened(options) as repository,
-        ready(repository, key=key, name=name, ca_files=dict(cas), ssh=access) as reconciler,
-    ):
+    files = Files(key, dict(cas), access, forge_token_file)
+    wishes = Wishes()
+    with opened(options) as repository:
         if once:
-            report = run_once(reconciler)
-            Screen(err=True).line(
-                f"audit is at {(report.audit or 'nothing')[:12]}"
-                + (f"; {report.under_way} still under way" if report.under_way else "")
-                + (f"; nothing is acted on: {report.stalled}" if report.stalled else "")
-            )
-            if report.stalled or report.under_way:
-                click.get_current_context().exit(FINDINGS)
+            with ready(repository, files, name=name) as made, telling(repository, notify_dir):
+                _tell(run_once(made.reconciler))
             return
-        stop = threading.Event()
-        with stop_on_signals(stop):
-            keep_reconciling(reconciler, repository, stop)
+        with (
+            follow_signals(wishes, rereads=not sys.stdin.isatty()),
+            watched(metrics, metrics_beyond_loopback, rhythm(repository)) as watching,
+            ready(repository, files, name=name, watcher=watching.metrics) as made,
+            receiving(webhook, webhook_secret_file, made.reconciler.ring),
+        ):
+            keep_running(made, repository, watching, wishes, notify_dir)
+
+
+def _tell(report: PassReport) -> None:
+    Screen(err=True).line(
+        f"audit is at {(report.audit or 'nothing')[:12]}"
+        + (f"; {report.under_way} still under way" if report.under_way else "")
+        + (f"; nothing is acted on: {report.stalled}" if report.stalled else "")
+    )
+    if report.stalled or report.under_way:
+        click.get_current_context().exit(FINDINGS)
 
 
 @click.command()
 @_bind
-@_log
+@log_options
 @click.pass_obj
-def dashboard(options: Globals, bind: tuple[str, int], log_format: str) -> None:
+def dashboard(options: Globals, bind: tuple[str, int], log_format: str, log_level: str) -> None:
     """Serve the dashboard: everything about the repository, read only. Stop it with Ctrl-C."""
-    from capsule.daemon import stop_on_signals
+    from capsule.daemon import Wishes, follow_signals
 
-    _logging(log_format)
-    stop = threading.Event()
-    with opened(options) as repository, serving(repository, bind), stop_on_signals(stop):
-        stop.wait()
+    set_up_logs(log_format, log_level)
+    wishes = Wishes()
+    with opened(options) as repository, serving(repository, bind), follow_signals(wishes, rereads=False):
+        wishes.stop.wait()
 
 
 @click.command()
@@ -139,7 +155,10 @@ def dashboard(options: Globals, bind: tuple[str, int], log_format: str) -> None:
 @_name
 @_ca
 @ssh_options
-@_log
+@forge_options
+@notify_dir_option
+@monitoring_options
+@log_options
 @click.pass_obj
 def up(
     options: Globals,
@@ -150,22 +169,32 @@ def up(
     ssh_keys: tuple[Path, ...],
     ssh_config: Path | None,
     known_hosts: tuple[Path, ...],
+    forge_token_file: Path | None,
+    webhook: tuple[str, int] | None,
+    webhook_secret_file: Path | None,
+    notify_dir: Path | None,
+    metrics: tuple[str, int] | None,
+    metrics_beyond_loopback: bool,
     log_format: str,
+    log_level: str,
 ) -> None:
     """Reconciler and dashboard in one process: all a small team runs. Stop it with Ctrl-C."""
-    from capsule.commands.reconcile import keep_reconciling, ready
-    from capsule.daemon import stop_on_signals
+    from capsule.commands.reconcile import Files, ready, rhythm
+    from capsule.daemon import Wishes, follow_signals
 
-    _logging(log_format)
-    stop = threading.Event()
+    set_up_logs(log_format, log_level)
     access = ssh_access(ssh_keys, ssh_config, known_hosts)
+    files = Files(key, dict(cas), access, forge_token_file)
+    wishes = Wishes()
     with (
         opened(options) as repository,
-        ready(repository, key=key, name=name, ca_files=dict(cas), ssh=access) as reconciler,
+        follow_signals(wishes, rereads=not sys.stdin.isatty()),
+        watched(metrics, metrics_beyond_loopback, rhythm(repository)) as watching,
+        ready(repository, files, name=name, watcher=watching.metrics) as made,
+        receiving(webhook, webhook_secret_file, made.reconciler.ring),
         serving(repository, bind),
-        stop_on_signals(stop),
     ):
-        keep_reconciling(reconciler, repository, stop)
+        keep_running(made, repository, watching, wishes, notify_dir)
 
 
 @click.command()
@@ -221,38 +250,6 @@ def serving(repository: Repository, bind: tuple[str, int]) -> Iterator[Dashboard
         yield board
     finally:
         board.close()
-
-
-def _logging(form: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Plain())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-class _Plain(logging.Formatter):
-    """One line: time, level, text; a traceback of a defect follows on lines of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC)
-        line = f"{when:%Y-%m-%dT%H:%M:%SZ} {record.levelname.lower():7} {clean(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-class _Json(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
 
 
 COMMANDS = {"reconcile": reconcile, "dashboard": dashboard, "up": up, "demo": demo}

@@ -1,8 +1,9 @@
 """What people see: lines, tables and problems; and JSON for programs.
 
 Rules kept: every value is cleaned of control characters before it is shown (a document must not be able to
-repaint a terminal); no colour unless on a terminal, none under NO_COLOR; ids are never broken over lines;
-what is not for a terminal has no width limit, so that `grep` and `awk` see whole rows. Called by every verb.
+repaint a terminal); no colour unless on a terminal, none under NO_COLOR; ids are never cut or broken over
+lines: a table too wide for the terminal becomes a list of records; what is not for a terminal has no width
+limit, so that `grep` and `awk` see whole rows. Called by every verb.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _STYLES = {
 }
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNLIMITED = 100_000
+_LEAST_FOLDED = 16
 
 
 def clean(text: object) -> str:
@@ -78,6 +80,11 @@ class Screen:
         self.colour = self._stream.isatty() and not os.environ.get("NO_COLOR")
         self.unicode = (self._stream.encoding or "").lower().replace("-", "") == "utf8"
 
+    @staticmethod
+    def style_of(word: str) -> str:
+        """The style of a state's word; none for any other text."""
+        return _STYLES.get(word, "")
+
     def line(
         self, text: str = "", *, style: str | None = None, bold: bool = False, dim: bool = False
     ) -> None:
@@ -108,6 +115,9 @@ class Screen:
         from rich.text import Text
 
         kept = [at for at in range(len(columns)) if any(str(row[at]) for row in rows)]
+        if self._stream.isatty() and self._too_narrow([columns[at] for at in kept], rows, kept):
+            self._records(columns, rows)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for at in kept:
             table.add_column(
@@ -123,6 +133,31 @@ class Screen:
             console.print(table, soft_wrap=not self._stream.isatty())
         for line in capture.get().splitlines():
             click.echo(line.rstrip(), err=self._err, color=self.colour)
+
+    def _too_narrow(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[object]], kept: list[int]
+    ) -> bool:
+        """Whether the terminal has no room for whole columns and a little of the others."""
+        from rich.cells import cell_len
+
+        needed = 0
+        for column, at in zip(columns, kept, strict=True):
+            widest = max([cell_len(column.title), *(cell_len(clean(row[at])) for row in rows)])
+            needed += 2 + (widest if column.whole else min(widest, _LEAST_FOLDED))
+        return needed - 2 > self.width
+
+    def _records(self, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+        """Each row as a name with facts below it, where the terminal is too narrow for a table."""
+        for row in rows:
+            self.line(clean(row[0]), bold=True)
+            self.facts(
+                (column.title.lower(), value) for column, value in list(zip(columns, row, strict=True))[1:]
+            )
+
+    @property
+    def width(self) -> int:
+        """How many characters a line of the terminal has."""
+        return self._console().width
 
     def json(self, value: Any) -> None:
         """A value of the view, as JSON."""

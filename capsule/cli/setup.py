@@ -17,6 +17,12 @@ from capsule.commands.errors import FINDINGS
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.option("--bare", is_flag=True, help="Without files to edit: for a server.")
 @click.option(
+    "--protect",
+    "protected",
+    is_flag=True,
+    help="With --bare: refuse pushes that the policy does not authorise; see `capsule protect`.",
+)
+@click.option(
     "--principal", metavar="NAME", help="Your name in the policy (from your e-mail address by default)."
 )
 @click.option("--email", metavar="ADDRESS", help="Your e-mail address (git's user.email by default).")
@@ -27,14 +33,21 @@ from capsule.commands.errors import FINDINGS
     metavar="FILE",
     help="Your signing key (git's user.signingkey by default).",
 )
-def init(directory: Path, bare: bool, principal: str | None, email: str | None, key: Path | None) -> None:
+def init(
+    directory: Path, bare: bool, protected: bool, principal: str | None, email: str | None, key: Path | None
+) -> None:
     """Create a state repository in DIR, which must be empty or not exist.
 
     You become its first owner and operator. A key for the reconciler is made beside the history, never in it.
     """
     from capsule.commands.init import init as create
+    from capsule.commands.protect import protect
 
+    if protected and not bare:
+        raise click.UsageError("--protect goes with --bare: only a bare repository can be a server's")
     made = create(directory, now(), bare=bare, principal=principal, email=email, key=key)
+    if protected:
+        protect(made.directory, made.root)
     screen = Screen()
     screen.line(f"State repository {made.directory}", bold=True)
     screen.facts(

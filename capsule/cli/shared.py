@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from capsule.cli.screen import Screen
+
 if TYPE_CHECKING:
     from capsule.cli.app import Globals
     from capsule.commands.repository import Repository
@@ -45,12 +47,22 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+class Subverbs(click.Group):
+    """A group of verbs whose list shows each one's whole first sentence; click's own cuts it off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(200)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 @contextmanager
 def opened(options: Globals) -> Iterator[Repository]:
     """The state repository that `-C` and `--root` name."""
     from capsule.commands.repository import open_repository
 
     repository = open_repository(options.directory, options.root, token_file=options.token_file)
+    repository.now = now()
     try:
         yield repository
     finally:
@@ -63,7 +75,25 @@ def who_signs(repository: Repository, as_key: Path | None) -> Identity:
 
     signer = find_signer(repository.directory, as_key)
     repository.refresh()
-    return identify(repository.state.policy.document, signer, repository.directory)
+    return identify(repository.policy, signer, repository.directory, repository.state.policy.document)
+
+
+def ago(then: datetime, at: datetime) -> str:
+    """How long ago, in the largest unit that fits, such as "3h ago"."""
+    seconds = max(0, int((at - then).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def tell_fetched(repository: Repository, *, to_people: bool) -> None:
+    """Say to people, on standard error, how old the picture is, where it comes from a remote."""
+    if not to_people or not repository.store.has_remote():
+        return
+    at = repository.store.fetched_at()
+    told = ago(at, now()) if at else "at an unknown time"
+    Screen(err=True).line(f"As fetched {told}; `git fetch` gets what is new.", dim=True)
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -82,6 +112,20 @@ def duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r}: {error}") from None
+
+
+def instant_or_duration(text: str) -> datetime | timedelta:
+    """A time in UTC such as 2026-11-24T02:00:00Z, or a duration from now such as 2h."""
+    from capsule.documents.scalars import parse_duration, parse_instant
+
+    for parse in (parse_instant, parse_duration):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    raise click.BadParameter(
+        f'{text!r}: expected a time in UTC such as "2026-11-24T02:00:00Z", or a duration such as "2h"'
+    )
 
 
 def plain_text(text: str) -> str:
@@ -105,10 +149,16 @@ def complete_services(ctx: click.Context, _param: click.Parameter, incomplete: s
 
 def complete_requests(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of requests on their branches and on main."""
-    names = [line.removeprefix("request/") for line in _git_lines(ctx, *_BRANCHES)]
-    listed = _git_lines(ctx, "ls-tree", "-r", "--name-only", "refs/heads/main", "--", "requests")
-    names += [path.split("/")[-2] for path in listed if path.endswith("/request.yaml")]
-    return _matching(names, incomplete)
+    return _matching([name for _, name in _requests(ctx)], incomplete)
+
+
+def complete_open_requests(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of requests that were not refused and have not come to their end."""
+    asked = _requests(ctx)
+    finished = _finished(ctx, {month for month, _ in asked if month})
+    return _matching([name for _, name in asked if name not in finished], incomplete)
 
 
 def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -116,12 +166,34 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [*complete_services(ctx, param, incomplete), *complete_requests(ctx, param, incomplete)]
 
 
-_BRANCHES = (
-    "for-each-ref",
-    "--format=%(refname:lstrip=2)",
-    "refs/heads/request/",
-    "refs/remotes/origin/request/",
-)
+_BRANCHES = ("for-each-ref", "--format=%(refname)", "refs/heads/request/", "refs/remotes/origin/request/")
+_AUDITS = ("refs/remotes/origin/audit", "refs/heads/audit")
+
+
+def _requests(ctx: click.Context) -> list[tuple[str, str]]:
+    """The month's folder and the name of each request; those on branches tell their month by their name."""
+    found = [line.partition("/request/")[2] for line in _git_lines(ctx, *_BRANCHES)]
+    asked = [(f"{name[:4]}/{name[4:6]}" if name[:8].isdigit() else "", name) for name in found]
+    listed = _git_lines(ctx, "ls-tree", "-r", "--name-only", "refs/heads/main", "--", "requests")
+    parts = [path.split("/") for path in listed if path.endswith("/request.yaml")]
+    return asked + [("/".join(each[1:3]), each[-2]) for each in parts]
+
+
+def _finished(ctx: click.Context, months: set[str]) -> set[str]:
+    """Requests of these months that audit says were refused, or have a result for each claim."""
+    if not months:
+        return set()
+    folders = [f"records/{month}/" for month in sorted(months)]
+    for audit in _AUDITS:
+        listed = _git_lines(ctx, "ls-tree", "-r", "--name-only", audit, "--", *folders)
+        if listed:
+            parts = [path.split("/") for path in listed]
+            refused = {each[3] for each in parts if each[-1] == "refusal.yaml"}
+            claimed = {tuple(each[3:5]) for each in parts if each[-1].startswith("claim-")}
+            ended = {tuple(each[3:5]) for each in parts if each[-1] == "result.yaml"}
+            running = {name for name, _ in claimed - ended}
+            return refused | {name for name, _ in ended} - running
+    return set()
 
 
 def _matching(names: list[str], incomplete: str) -> list[CompletionItem]:

@@ -116,7 +116,7 @@ def review_change(
         refuse_unshown(repository, _short(branch), tip, touched, edits.keys(), change_digest(changes))
     if decision == "propose":
         refuse_broken(repository, touched, now)
-    policy = repository.state.policy.document
+    policy = repository.policy
     rules = _rules(repository, policy, edits)
     words, void = _words(repository, policy, tip, change_digest(changes))
     authors = frozenset(

@@ -30,6 +30,7 @@ from capsule.documents.scalars import instant_text
 from capsule.documents.types import ActionRequest, Rule, Service
 from capsule.lifecycle import Phase, request_phase
 from capsule.store.api import PushRefused
+from capsule.trust.evidence import strongest
 from capsule.trust.policy import may_approve, missing_approvals
 from capsule.trust.state import InForce, JudgedRequest, MissingApproval, SeenApproval
 from capsule_agent.protocol.messages import Approval, ApprovedRequest
@@ -103,7 +104,7 @@ def review(repository: Repository, identity: Identity, name: str, word: Word, no
         state.policy.document,
         judged.rules.values(),
         {judged.document.spec.requested_by},
-        {*judged.approved_by, identity.principal},
+        strongest([*judged.evidence_of_people(), (identity.principal, "signature")]),
     )
     services = {
         target: state.services[target] for target in judged.document.spec.targets if target in state.services
@@ -161,7 +162,12 @@ def _refuse_what_cannot_count(
             judged.reason, f"{judged.name} is already rejected: {judged.message}", "Ask anew."
         )
     for seen in judged.approvals:
-        if seen.principal == principal and seen.counts and seen.decision == word:
+        if (seen.principal, seen.evidence, seen.decision, seen.counts) == (
+            principal,
+            "signature",
+            word,
+            True,
+        ):
             raise CommandError(
                 "AlreadyDecided", f"{principal} has already signed this decision on {judged.name}"
             )

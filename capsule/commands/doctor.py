@@ -20,7 +20,7 @@ from capsule.commands.errors import CommandError
 from capsule.commands.git_program import GitFailed, run_git, setting
 from capsule.commands.init import ALLOWED_SIGNERS, RECONCILER_KEY
 from capsule.commands.reads import look
-from capsule.commands.reconcile import machine_of, read_key
+from capsule.commands.reconcile import machine_of, read_key, reconcilers, runs_here
 from capsule.commands.repository import Repository, first_commit, open_repository
 from capsule.commands.signing import find_signer, identify
 from capsule.commands.ssh_access import SshAccess, doubtful_hosts
@@ -74,6 +74,7 @@ def examine(
         found.append(_broken(error))
         return tuple(found)
     try:
+        repository.now = now
         patient = _Patient(repository, now, ssh or SshAccess())
         found += chain.from_iterable(_safely(each, patient) for each in _EXAMINATIONS)
     finally:
@@ -177,7 +178,9 @@ def _in_force(patient: _Patient) -> Iterator[Diagnosis]:
 
 def _signing_key(patient: _Patient) -> Iterator[Diagnosis]:
     signer = find_signer(patient.directory)
-    identity = identify(patient.repository.state.policy.document, signer, patient.directory)
+    identity = identify(
+        patient.repository.policy, signer, patient.directory, patient.repository.state.policy.document
+    )
     signer.sign(b"capsule doctor", "capsule-doctor@v1")
     yield Diagnosis("ok", "SigningKey", f"you sign as {identity.principal} ({signer.public.fingerprint})")
 
@@ -197,7 +200,7 @@ def _git_shows_signatures(patient: _Patient) -> Iterator[Diagnosis]:
 
 def _reconciler_key(patient: _Patient) -> Iterator[Diagnosis]:
     file = patient.repository.location.git_dir / RECONCILER_KEY
-    if not file.exists():
+    if not runs_here(patient.repository):
         yield Diagnosis("note", "NoReconcilerKey", "no reconciler's key here: this clone is for people")
         return
     key = read_key(file)
@@ -205,7 +208,7 @@ def _reconciler_key(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "mend", "KeyFolderOpen", f"others can write to {file.parent}", f"chmod go-w {file.parent}"
         )
-    name = machine_of(patient.repository.state.policy.document, key.public, None)
+    name = machine_of(patient.repository.policy, key.public, None)
     yield Diagnosis("ok", "ReconcilerKey", f"the key of {name}, readable by its owner alone")
 
 
@@ -213,7 +216,7 @@ def _branches(patient: _Patient) -> Iterator[Diagnosis]:
     repository = patient.repository
     if repository.audit is None:
         yield Diagnosis(
-            "mend", "NoAudit", "there is no branch audit: no reconciler has run yet", "capsule up"
+            "mend", "NoAudit", "there is no branch audit: no reconciler has run yet", _start(repository)
         )
     else:
         yield Diagnosis("ok", "Audit", f"audit is at {repository.audit[:12]}")
@@ -251,8 +254,15 @@ def _heartbeats(patient: _Patient) -> Iterator[Diagnosis]:
             "mend",
             "HeartbeatDead",
             "no reconciler gives a sign of life",
-            "capsule up   (or capsule reconcile)",
+            _start(patient.repository),
         )
+
+
+def _start(repository: Repository) -> str:
+    """What to do where no reconciler runs: starting one takes its key, which most clones do not have."""
+    if runs_here(repository):
+        return "capsule up   (or capsule reconcile)"
+    return f"Its key is not in this clone: tell whoever runs {reconcilers(repository)}, who types: capsule up"
 
 
 def _clock(patient: _Patient) -> Iterator[Diagnosis]:

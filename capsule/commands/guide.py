@@ -10,6 +10,7 @@ from pathlib import Path
 from capsule.commands.errors import CommandError
 from capsule.commands.git_program import GitFailed, run_git
 from capsule.commands.reads import look
+from capsule.commands.reconcile import reconcilers, runs_here
 from capsule.commands.repository import Repository, open_repository
 from capsule.commands.signing import find_signer, identify
 from capsule.documents.paths import SETTINGS
@@ -33,6 +34,14 @@ class Guide:
     steps: tuple[Step, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Me:
+    """Who signs here, or why nobody does."""
+
+    name: str | None
+    problem: str = ""
+
+
 def guide(directory: Path, root: str | None, as_key: Path | None, now: datetime) -> Guide:
     """What is so in `directory`, and what to do next. Never raises for a directory that is not set up."""
     try:
@@ -40,6 +49,7 @@ def guide(directory: Path, root: str | None, as_key: Path | None, now: datetime)
     except (CommandError, StoreError):
         return _nothing_here(directory)
     try:
+        repository.now = now
         if not _is_state_repository(repository):
             return _nothing_here(directory)
         return _here(repository, look(repository, now), _me(repository, as_key))
@@ -72,17 +82,18 @@ def _nothing_here(directory: Path) -> Guide:
     )
 
 
-def _me(repository: Repository, as_key: Path | None) -> str | None:
+def _me(repository: Repository, as_key: Path | None) -> _Me:
     try:
         signer = find_signer(repository.directory, as_key)
-        return identify(repository.state.policy.document, signer, repository.directory).principal
-    except CommandError:
-        return None
+        return _Me(identify(repository.policy, signer, repository.directory).principal)
+    except CommandError as error:
+        unknown = error.reason == "UnknownKey"
+        return _Me(None, "your signing key is nobody's in its policy" if unknown else str(error))
 
 
-def _here(repository: Repository, seen: Snapshot, me: str | None) -> Guide:
+def _here(repository: Repository, seen: Snapshot, me: _Me) -> Guide:
     waiting = [row for row in seen.requests if row.phase == "Proposed"]
-    mine = [row for row in waiting if me in _candidates(row)]
+    mine = [row for row in waiting if me.name in _candidates(row)]
     lines = [_who(seen, me), _services(seen)]
     if seen.suspended:
         lines.append(f"Suspended, nothing is acted on: {seen.suspended}")
@@ -96,12 +107,14 @@ def _here(repository: Repository, seen: Snapshot, me: str | None) -> Guide:
         )
     if not waiting:
         lines.append("No request waits for approval.")
-    return Guide(tuple(lines), tuple(_steps(repository, seen, me, mine)))
+    if not _alive(seen):
+        lines.append(_silence(repository))
+    return Guide(tuple(lines), tuple(_steps(repository, seen, me.name, mine)))
 
 
-def _who(seen: Snapshot, me: str | None) -> str:
+def _who(seen: Snapshot, me: _Me) -> str:
     title = seen.title or "State repository"
-    return f"{title}; you are {me}." if me else f"{title}; your signing key is nobody's in its policy."
+    return f"{title}; you are {me.name}." if me.name else f"{title}; {me.problem}."
 
 
 def _services(seen: Snapshot) -> str:
@@ -140,11 +153,24 @@ def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[Re
     else:
         steps.append(Step("capsule services", "how they are"))
         steps.append(Step("capsule request rotateKey SERVICE --reason TEXT", "ask for an action"))
-    if not any(beat.alive for beat in seen.heartbeats):
-        steps.append(Step("capsule up", "start the reconciler and the dashboard (none gives a sign of life)"))
+    if _alive(seen) or not runs_here(repository):
+        steps.append(Step("capsule dashboard", "all of it in a browser"))
+    else:
+        steps.append(Step("capsule up", "start the reconciler and the dashboard"))
     steps.append(Step("capsule log", "who asked, who approved, what happened"))
     steps.append(Step("capsule --help", "all commands"))
     return steps
+
+
+def _alive(seen: Snapshot) -> bool:
+    return any(beat.alive for beat in seen.heartbeats)
+
+
+def _silence(repository: Repository) -> str:
+    silence = "No reconciler gives a sign of life: nothing is acted on, and what is shown may be old."
+    if runs_here(repository):
+        return silence
+    return f"{silence} Tell whoever runs {reconcilers(repository)}: its key is not in this clone."
 
 
 def _candidates(row: RequestRow) -> set[str]:

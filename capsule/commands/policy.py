@@ -9,11 +9,13 @@ from pathlib import Path
 from capsule.commands.errors import CommandError, RefusedByPolicy
 from capsule.commands.git_program import write_setting
 from capsule.commands.init import write_allowed_signers
+from capsule.commands.policy_words import PolicyShown, policy_shown
 from capsule.commands.repository import Repository
 from capsule.commands.signing import Identity
 from capsule.commands.writing import commit_as, file_at, move_branch
-from capsule.documents.paths import MAIN, SIGNERS, SIGNERS_FOLDER
+from capsule.documents.paths import MAIN, POLICY, SIGNERS, SIGNERS_FOLDER
 from capsule.store.api import PushRefused
+from capsule.trust.key_validity import policy_at
 from capsule.trust.policy import OWNERS, allowed_signers, people, signers_document
 from capsule_agent.protocol.messages import Signers, decode
 from capsule_agent.protocol.sshsig import SIGNERS as NAMESPACE
@@ -27,6 +29,22 @@ class SignedList:
     commit: str | None
     signed_by: str
     note: str = ""
+
+
+def show_policy(repository: Repository, now: datetime) -> PolicyShown:
+    """The policy in force in words, with what a person should know of it."""
+    state = repository.state
+    notes = [f"Main is suspended: {state.suspended.message}"] if state.suspended else []
+    notes += [
+        f"A change of it is not in force: {change.message} [{change.reason}]"
+        for change in state.pending
+        if change.path == POLICY
+    ]
+    policy = policy_at(state.policy.document, now)
+    known = decode(Signers, state.signers.document) if state.signers else None
+    if known and signers_document(policy, repository.root, known.serial).principals != known.principals:
+        notes.append("Agents know other signers or keys: an owner types `capsule policy signers`.")
+    return policy_shown(state.policy.document, state.policy.since, now, tuple(notes))
 
 
 def allowed_signers_file(repository: Repository) -> str:
@@ -50,7 +68,7 @@ def sign_signers(repository: Repository, identity: Identity, now: datetime) -> S
     repository.require_pinned()
     repository.refresh()
     state = repository.state
-    policy = state.policy.document
+    policy = policy_at(state.policy.document, now)
     if identity.principal not in people(policy, [OWNERS]):
         raise RefusedByPolicy(
             "NotAnOwner",

@@ -13,19 +13,20 @@ from itertools import islice
 from capsule.commands.errors import CommandError, WrongUsage
 from capsule.commands.repository import Repository
 from capsule.trust.objects import BadObject, MissingObject
-from capsule.view.build import Unreadable, snapshot
+from capsule.view.build import SnapshotCache, Unreadable, snapshot
 from capsule.view.model import RequestRow, ServiceRow, Snapshot, TrailRow
 from capsule.view.trail import trail
 
 _LOOKS = 3
 
 
-def look(repository: Repository, now: datetime) -> Snapshot:
-    """Everything there is to see at the tips as last fetched."""
+def look(repository: Repository, now: datetime, cache: SnapshotCache | None = None) -> Snapshot:
+    """Everything there is to see at the tips as last fetched; `cache` is for who looks again and again."""
     for left in reversed(range(_LOOKS)):
         refs = repository.refs
         try:
-            seen = snapshot(repository.store, refs, repository.root, now, cut=repository.store.history_cut())
+            cut = repository.store.history_cut()
+            seen = snapshot(repository.store, refs, repository.root, now, cache, cut)
         except Unreadable as error:
             raise CommandError(
                 error.reason, f"the repository cannot be shown: {error}", "capsule doctor"
@@ -56,6 +57,16 @@ def requests(seen: Snapshot, phase: str | None) -> tuple[RequestRow, ...]:
     return tuple(row for row in seen.requests if phase is None or row.phase == phase)
 
 
+def one_service(seen: Snapshot, name: str) -> ServiceRow:
+    """The service called `name`. Raises WrongUsage with the nearest name."""
+    for row in seen.services:
+        if row.name == name:
+            return row
+    near = get_close_matches(name, [row.name for row in seen.services], n=1)
+    hint = f"Did you mean {near[0]}?" if near else "See `capsule services`."
+    raise WrongUsage("UnknownName", f"there is no service {name!r}", hint)
+
+
 def one(seen: Snapshot, name: str) -> ServiceRow | RequestRow:
     """The service or the request called `name`. Raises WrongUsage with the nearest name."""
     short = name.removeprefix("request/")
@@ -67,6 +78,11 @@ def one(seen: Snapshot, name: str) -> ServiceRow | RequestRow:
     near = get_close_matches(short, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else "See `capsule services` and `capsule requests`."
     raise WrongUsage("UnknownName", f"there is no service and no request {name!r}", hint)
+
+
+def require_known(repository: Repository, service: str, now: datetime) -> None:
+    """Raises WrongUsage unless `service` is one that nothing happened to yet."""
+    one_service(look(repository, now), service)
 
 
 def log(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,9 @@ from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
 from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
 from capsule.commands.remote_settings import remote_settings
 from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
+from capsule.documents.types import Policy
 from capsule.lifecycle import Records, read_records
+from capsule.trust.key_validity import SeenOnAudit, policy_at
 from capsule.trust.mainline import BadRoot
 from capsule.trust.objects import BadObject, MissingObject, NotDescended
 from capsule.trust.requests import judge_requests
@@ -39,6 +42,8 @@ class Repository:
     root: str
     root_source: RootSource
     remote_settings: RemoteSettings
+    now: datetime | None = None
+    """The time of what audit has not taken in, for keys that speak for a while only."""
     _refreshed: bool = False
     _records: Records = field(default_factory=Records)
 
@@ -86,10 +91,16 @@ class Repository:
         """Main as judged when it was first asked for; suspended when audit has seen another main."""
         return self.judge(self.main, self.audit)
 
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, with the keys that speak now."""
+        return policy_at(self.state.policy.document, self.now)
+
     def judge(self, tip: str, audit: str | None = None) -> MainState:
         """Main as it would be judged with `tip` as its tip, beside an `audit` with that tip."""
         try:
-            return judged_main(self.store, self.root, tip, audit)
+            seen = SeenOnAudit(self.store, self.root, tip, self.audit, self.now)
+            return judged_main(self.store, self.root, tip, audit, seen=seen)
         except (BadRoot, NotDescended) as error:
             raise SetUpProblem(
                 "BadRoot",
@@ -133,8 +144,10 @@ class Repository:
 
     def _judged(self, state: MainState, refs: Mapping[str, str]) -> Mapping[str, JudgedRequest]:
         branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
-        begun = {item.name: item.operations.keys() for item in self.records().all() if item.claimed}
-        return judge_requests(self.store, state, branches, begun=begun)
+        records = self.records()
+        begun = {item.name: item.operations.keys() for item in records.all() if item.claimed}
+        told = records.attestations()
+        return judge_requests(self.store, state, branches, begun=begun, attestations=told)
 
     def records(self) -> Records:
         """What reconcilers have recorded, at the tip of audit; what did not change is not read again."""

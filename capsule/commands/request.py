@@ -1,7 +1,8 @@
-"""`capsule request` and `capsule cancel`: ask for an action, signed by the person who asks.
+"""`capsule request`: ask for an action, signed by the person who asks.
 
 Rules kept: a selector is written out as names before anything is signed; what the policy can never allow
-is refused before a branch exists; the request lies on its own branch `request/<name>`.
+is refused before a branch exists; the request lies on its own branch `request/<name>`. Called
+by the verb of that name, and by follow_up and switch.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 
 from pydantic import ValidationError
 
-from capsule.commands.errors import CommandError, RefusedByPolicy, WrongUsage
+from capsule.commands.errors import RefusedByPolicy, WrongUsage
+from capsule.commands.offered import NotOffered, not_offered
 from capsule.commands.repository import Repository
 from capsule.commands.signing import Identity
 from capsule.commands.writing import commit_as
 from capsule.documents.codec import emit
+from capsule.documents.digests import target_digest
 from capsule.documents.paths import REQUEST_BRANCHES, RequestFolder
+from capsule.documents.scalars import instant_text
 from capsule.documents.types import API_VERSION, ActionRequest, Metadata, RequestSpec, Rollout, Scalar
 from capsule.store.api import RefUpdate
 from capsule.trust.state import JudgedRequest, MainState
-from capsule_agent.protocol.sshsig import REQUEST
+from capsule_agent.protocol.messages import Approval, ApprovedRequest, request_digest
+from capsule_agent.protocol.sshsig import APPROVAL, REQUEST
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 _MAX_NAME = 63
-_CANCEL = "cancel"
+LONGEST_REASON = 500
+ROTATE = "rotateKey"
+LEAKED = "LEAKED: "
+"""How the reason of a request begins that revokes the old key at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,13 @@ class Wish:
     at_most: int | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)
     expires_in: timedelta = timedelta(days=7)
+    not_before: datetime | None = None
     rollout: Rollout = field(default_factory=Rollout)
+    break_glass: bool = False
+
+    def of(self, targets: Sequence[str], rollout: Rollout) -> Wish:
+        """The same wish, about these services by name."""
+        return replace(self, services=targets, selector={}, at_most=None, rollout=rollout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class Asked:
     commit: str
     judged: JudgedRequest
     pushed: bool
+    not_offered: tuple[NotOffered, ...] = ()
 
 
 def request(repository: Repository, identity: Identity, wish: Wish, now: datetime) -> Asked:
@@ -63,6 +78,12 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     """
     if wish.expires_in <= timedelta(0):
         raise WrongUsage("BadRequest", "--expires must be later than now, such as 2h or 7d")
+    if wish.not_before and wish.not_before >= now + wish.expires_in:
+        raise WrongUsage(
+            "BadRequest",
+            "--not-before lies after --expires: it would never begin",
+            "Give it longer, such as --expires 14d",
+        )
     repository.require_pinned()
     repository.refresh()
     state = repository.state
@@ -71,30 +92,40 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     document = _document(name, identity.principal, targets, wish, now)
     folder = RequestFolder(f"{now:%Y/%m}", name)
     raw = emit(document)
+    edits: dict[str, bytes | None] = {
+        folder.request: raw,
+        folder.signature: identity.signer.sign(raw, REQUEST).encode(),
+    }
+    if wish.break_glass:
+        edits |= _broken_glass(repository.root, state, folder, document, raw, identity)
     commit = commit_as(
         repository,
         identity,
         (repository.main,),
-        {folder.request: raw, folder.signature: identity.signer.sign(raw, REQUEST).encode()},
+        edits,
         f"Ask for {wish.action} on {_shortly(targets)}\n\n{wish.reason}\n\nCapsule-Request: {name}\n",
         now,
     )
     branch = REQUEST_BRANCHES + name
     judged = _judge_before_it_exists(repository, state, branch, commit)
     repository.store.publish([RefUpdate(branch, None, commit)])
-    return Asked(branch, commit, judged, repository.store.has_remote())
+    unknown = not_offered(repository, wish.action, targets)
+    return Asked(branch, commit, judged, repository.store.has_remote(), unknown)
 
 
-def cancel(repository: Repository, identity: Identity, victim: str, reason: str, now: datetime) -> Asked:
-    """Ask for the end of the request `victim`: itself a request, under the rules of the action `cancel`."""
-    repository.refresh()
-    judged = find_request(repository, victim)
-    if judged.document is None:
-        raise CommandError(
-            "BadRequest", f"{victim} cannot be read: {judged.message}", f"capsule show {victim}"
+def leaked(wish: Wish) -> Wish:
+    """The same wish for a key that leaked: the old one is revoked right after the switch.
+
+    Raises WrongUsage for another action than rotateKey, and where a grace is given as well.
+    """
+    if wish.action != ROTATE:
+        raise WrongUsage("BadRequest", f"--leaked is about keys: it goes with {ROTATE}, not {wish.action}")
+    if "grace" in wish.params:
+        raise WrongUsage(
+            "BadRequest", "--leaked means a grace of 0s: leave out --param grace", "or leave out --leaked"
         )
-    wish = Wish(_CANCEL, reason, judged.document.spec.targets, params={"request": victim})
-    return request(repository, identity, wish, now)
+    reason = wish.reason if wish.reason.startswith(LEAKED) else LEAKED + wish.reason
+    return replace(wish, params={**wish.params, "grace": "0s"}, reason=reason)
 
 
 def find_request(repository: Repository, name: str) -> JudgedRequest:
@@ -167,13 +198,41 @@ def _document(
                 params=wish.params,
                 reason=wish.reason,
                 expires=expires,
+                not_before=wish.not_before,
                 rollout=wish.rollout,
+                break_glass=wish.break_glass,
             ),
         )
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WrongUsage("BadRequest", f"{where}: {first['msg']}") from None
+
+
+def _broken_glass(
+    root: str,
+    state: MainState,
+    folder: RequestFolder,
+    document: ActionRequest,
+    raw: bytes,
+    identity: Identity,
+) -> dict[str, bytes | None]:
+    """The requester's own word that they act without approvals, for agents that check such words."""
+    spec, who = document.spec, identity.principal
+    word = Approval(
+        repository=root,
+        principal=who,
+        decision="break-glass",
+        request=ApprovedRequest(
+            document.metadata.name, request_digest(raw), who, spec.action, dict(spec.params)
+        ),
+        targets={name: target_digest(state.services[name].document) for name in spec.targets},
+        expires=instant_text(spec.expires),
+        reason=spec.reason,
+    )
+    data = emit(word)
+    signature = identity.signer.sign(data, APPROVAL).encode()
+    return {folder.approval(who): data, folder.approval_signature(who): signature}
 
 
 def _judge_before_it_exists(

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from capsule.commands.errors import RefusedByPolicy, SetUpProblem
 from capsule.commands.git_program import setting
-from capsule.documents.types import Policy
+from capsule.documents.scalars import instant_text
+from capsule.documents.types import DatedKey, Policy
 from capsule.store.api import Person
+from capsule.trust.key_validity import key_text
 from capsule_agent.protocol.sshsig import COMMIT, BadKey, BadSignature, PublicKey, verify
 
 _SET_UP = (
@@ -104,10 +106,13 @@ def find_signer(directory: Path, as_key: Path | None = None) -> KeygenSigner:
     return _signer_of_file(Path(path), "user.signingkey")
 
 
-def identify(policy: Policy, signer: KeygenSigner, directory: Path) -> Identity:
-    """The person of `policy` whose key `signer` holds. Raises RefusedByPolicy for a key of nobody."""
+def identify(policy: Policy, signer: KeygenSigner, directory: Path, ever: Policy | None = None) -> Identity:
+    """The person of `policy` whose key `signer` holds. Raises RefusedByPolicy for a key of nobody.
+
+    `ever` is the same policy with the keys that do not speak now, too.
+    """
     for name, principal in policy.spec.principals.items():
-        if any(PublicKey.parse(key) == signer.public for key in principal.keys):
+        if any(PublicKey.parse(key_text(key)) == signer.public for key in principal.keys):
             if principal.machine:
                 raise RefusedByPolicy(
                     "MachineKey",
@@ -116,6 +121,15 @@ def identify(policy: Policy, signer: KeygenSigner, directory: Path) -> Identity:
                     "Use your own key: git config user.signingkey FILE, or --as-key FILE.",
                 )
             return Identity(name, _person(directory, name, principal.email), signer)
+    for name, entry in _dated(ever or policy):
+        if PublicKey.parse(entry.key) == signer.public:
+            ends = [("from", entry.valid_after), ("until before", entry.valid_before)]
+            window = " ".join(f"{word} {instant_text(at)}" for word, at in ends if at)
+            raise RefusedByPolicy(
+                "KeyNotValid",
+                f"your key {signer.public.fingerprint}, {name}'s, counts only {window}",
+                "Sign with another of your keys (--as-key FILE), or have an owner list a new one.",
+            )
     raise RefusedByPolicy(
         "UnknownKey",
         f"your key {signer.public.fingerprint} is not listed for anyone in the policy in force",
@@ -123,6 +137,12 @@ def identify(policy: Policy, signer: KeygenSigner, directory: Path) -> Identity:
         f'  keys: ["{signer.public.text}"]\n'
         "or sign with another key: --as-key FILE",
     )
+
+
+def _dated(policy: Policy) -> Iterator[tuple[str, DatedKey]]:
+    """The keys that speak for a while only, with whose they are."""
+    for name, principal in policy.spec.principals.items():
+        yield from ((name, entry) for entry in principal.keys if isinstance(entry, DatedKey))
 
 
 def _person(directory: Path, principal: str, email: str | None) -> Person:

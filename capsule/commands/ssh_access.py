@@ -6,7 +6,7 @@ to import; what is missing is found without a connection. Called by reconcile, p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,14 @@ def ssh_transport(access: SshAccess) -> Transport:
         known_hosts=access.known_hosts,
         config=access.config,
     )
+
+
+def check_ssh_config(access: SshAccess, agents: Iterable[AgentAddress]) -> None:
+    """Open the ssh_config file if any of `agents` is behind sshd. Raises TransportError SshConfigInvalid."""
+    if any(agent.endpoint.startswith(SCHEME) for agent in agents):
+        from capsule.transport.ssh_target import SshConfig
+
+        SshConfig(access.config, "capsule")
 
 
 @dataclass(frozen=True, slots=True)

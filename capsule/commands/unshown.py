@@ -51,7 +51,7 @@ def _is_fair_word(repository: Repository, tip: str, path: str, digest: str) -> b
     document = path.removesuffix(".sig")
     if not is_word(document):
         return False
-    policy = repository.state.policy.document
+    policy = repository.policy
     if document.startswith(f"{CHANGE_APPROVALS}/{digest.removeprefix('sha256:')}/"):
         return PurePosixPath(document).stem in policy.spec.principals
     data, signature = file_at(repository, tip, document), file_at(repository, tip, f"{document}.sig")

@@ -4,21 +4,55 @@ Rules kept: pure; nothing here executes, stores or waits; every request yields e
 reason code, so that `plan` and `reconcile` can never differ. Called by plan and the reconciler.
 """
 
-from capsule.decide.effects import Ask, Begin, Cancel, Decision, Effect, Hold, Refuse, SetStatus
-from capsule.decide.requests import World, decide
-from capsule.decide.status import LastChange, status_change
+from capsule.decide.convergence import converge, correction_stopped
+from capsule.decide.effects import (
+    Acknowledge,
+    Ask,
+    Attest,
+    Begin,
+    Cancel,
+    Converge,
+    Decision,
+    Effect,
+    Hold,
+    Propose,
+    Refuse,
+    SetStatus,
+    Wait,
+)
+from capsule.decide.keys import key_due
+from capsule.decide.ledger import LastChange, LastWord, Ledger, read_ledger, why
+from capsule.decide.proposals import proposal_name
+from capsule.decide.requests import decide, orders_under_way
+from capsule.decide.status import next_change, status_change
+from capsule.decide.world import World
 
 __all__ = [
+    "Acknowledge",
     "Ask",
+    "Attest",
     "Begin",
     "Cancel",
+    "Converge",
     "Decision",
     "Effect",
     "Hold",
     "LastChange",
+    "LastWord",
+    "Ledger",
+    "Propose",
     "Refuse",
     "SetStatus",
+    "Wait",
     "World",
+    "converge",
+    "correction_stopped",
     "decide",
+    "key_due",
+    "next_change",
+    "orders_under_way",
+    "proposal_name",
+    "read_ledger",
     "status_change",
+    "why",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -43,11 +44,36 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Carry out an approved `cancel`: record that `victim` ends. What of it runs already is tombstoned when
-    its agent is asked next."""
+    """Carry out an approved `cancel` or `abort`: record that `victim` ends.
+
+    With `tombstone` (cancel) what of it runs already is tombstoned when its agent is asked next; without
+    (abort) that goes on to its end, and only what was not begun never will be.
+    """
 
     request: JudgedRequest
     victim: JudgedRequest
+    tombstone: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Carry out an approved `acknowledge`: record for every target that people know of `subject`.
+
+    `param` says what that is: a `condition`, or the `request` for which the glass was broken. The result of
+    each target carries it as output, so that the records alone tell it.
+    """
+
+    request: JudgedRequest
+    param: Literal["condition", "request"]
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attest:
+    """Ask the forge for the reviews of the pull request that brought a request to main, and record what it
+    says where that is new."""
+
+    request: JudgedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +88,47 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Converge:
+    """Record a desired-state order, then tell the agent to be as the service's document says.
+
+    `generation` is above every one recorded for the service; `params` are the pins to set, for configure.
+    `reason` is a code, `message` a line for people.
+    """
+
+    service: InForce[Service]
+    action: Literal["enable", "disable", "configure"]
+    generation: int
+    op_id: str
+    params: Mapping[str, str | int | bool] = field(default_factory=dict)
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A service is not as its document says, and nothing is ordered now: why, and when to look again.
+
+    `until` is None where something else must change first: an observation, a record, a document.
+    """
+
+    service: str
+    action: Literal["enable", "disable", "configure"]
+    reason: str
+    message: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Ask, as this reconciler, for a rotation that falls due: a signed request on a branch of its own, which
+    counts only when people approve it. `name` follows from service and due date, so it is made once."""
+
+    service: InForce[Service]
+    name: str
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SetStatus:
     """Record the status of a service, because something material changed: `subject` says what."""
 
@@ -70,7 +137,7 @@ class SetStatus:
     subject: str
 
 
-Effect = Begin | Ask | Refuse | Cancel | Hold | SetStatus
+Effect = Begin | Ask | Refuse | Cancel | Acknowledge | Attest | Hold | Converge | Wait | Propose | SetStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +148,15 @@ class Decision:
     ask: tuple[Ask, ...] = ()
     refuse: tuple[Refuse, ...] = ()
     cancel: tuple[Cancel, ...] = ()
+    acknowledge: tuple[Acknowledge, ...] = ()
+    attest: tuple[Attest, ...] = ()
     hold: tuple[Hold, ...] = ()
+    converge: tuple[Converge, ...] = ()
+    wait: tuple[Wait, ...] = ()
+    propose: tuple[Propose, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be done (holds are not done)."""
-        return not (self.begin or self.ask or self.refuse or self.cancel)
+        """Whether nothing is to be done (to hold and to wait is to do nothing)."""
+        requested = self.begin or self.ask or self.refuse or self.cancel or self.acknowledge
+        return not (requested or self.converge or self.propose)

@@ -1,25 +1,38 @@
-"""Which operations to begin, to ask about, to refuse, to cancel, to hold.
+"""What one pass does: which operations begin, are asked about, refused, ended, held; what converges.
 
-Rules kept: pure; an operation begins only on an approved request, once, with every condition of the
-design checked in one place (`_obstacle`); what is already claimed goes on whatever happens to its
-request. Called by plan and the reconciler with the same World.
+Rules kept: pure; every request yields one decision; an operation begins only on an approved request, once;
+what is already claimed goes on whatever happens to its request; desired-state orders come first, so that a
+`disable` never waits for other work to begin. Called by plan and the reconciler with the same World.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from capsule.decide.effects import Ask, Begin, Cancel, Decision, Effect, Hold, Refuse
-from capsule.documents.types import Claim, Service
-from capsule.lifecycle import Observation, Records, RequestRecords
-from capsule.lifecycle.phase import may_continue
-from capsule.trust.policy import frozen_until
-from capsule.trust.state import InForce, JudgedRequest, MainState
-from capsule_agent.protocol.messages import operation_id
-
-CANCEL = "cancel"
+from capsule.decide.builtin import built_in, is_built_in
+from capsule.decide.convergence import converge, under_way
+from capsule.decide.effects import (
+    Acknowledge,
+    Ask,
+    Attest,
+    Begin,
+    Cancel,
+    Converge,
+    Decision,
+    Effect,
+    Hold,
+    Refuse,
+    Wait,
+)
+from capsule.decide.ledger import LastWord
+from capsule.decide.open import finished
+from capsule.decide.proposals import proposals
+from capsule.decide.rollout import targets
+from capsule.decide.world import World
+from capsule.documents.types import ActionRequest, Claim
+from capsule.lifecycle import Records, RequestRecords
+from capsule.trust.attestations import awaits_reviews
+from capsule.trust.state import JudgedRequest
 
 REASONS: dict[str, str] = {
     "RejectedByReviewer": "A person whose approval the rule asks for signed a rejection.",
@@ -27,53 +40,90 @@ REASONS: dict[str, str] = {
     "ChangedAfterClaim": "The request was edited after its first claim; its name is spent, ask anew.",
     "Suspended": "Main is suspended: nothing is acted on until a person mends it.",
     "NotBefore": "The request's `notBefore` lies in the future.",
-    "Frozen": "A freeze window of the policy covers the service.",
-    "ServiceBusy": "Another operation on the same service has no result yet.",
-    "ServiceGone": "The service is no longer in force.",
-    "RolloutWindow": "As many targets as `rollout.parallel` allows are under way.",
-    "AgentNotSeen": "The agent has not answered this reconciler yet.",
-    "AgentNotReachable": "The agent does not answer now; the request waits until it does, or expires.",
-    "ObserveOnly": "The service has no agent key, or its agent runs in observe mode: it accepts no orders.",
-    "UnknownAction": "The agent offers no action of that name.",
     "QuarantinedRequest": "The request made three passes fail; a person must look at it.",
-    "CancelledByRequest": "An approved `cancel` request ended it.",
-    "CancelTargets": "A `cancel` is authorised on its own targets, so it must name all those of its victim.",
-    "NothingToCancel": "The request named by `cancel` does not exist or is already finished.",
 }
 
 
-@dataclass(frozen=True)
-class World:
-    """Everything a decision depends on. `lost_leases` are claims of others, silent for longer than the
-    lease by this observer's own monotonic clock; `reconciler` is our own principal name."""
-
-    state: MainState
-    requests: Mapping[str, JudgedRequest]
-    records: Records
-    now: datetime
-    reconciler: str
-    observations: Mapping[str, Observation] = field(default_factory=dict)
-    lost_leases: frozenset[tuple[str, str]] = frozenset()
-    quarantined: frozenset[str] = frozenset()
-
-
 def decide(world: World) -> Decision:
-    """The effects of one pass, in the order of the requests' names: the same world, the same decision."""
+    """The effects of one pass, in the order of names: the same world, the same decision."""
     effects: list[Effect] = list(_claimed(world))
     busy = {operation.service for _, operation in world.records.running()}
+    states = _converging(world, busy)
+    effects.extend(states)
+    busy |= orders_under_way(world.records, world.book.words) - world.lost_orders
+    busy |= {each.service.document.metadata.name for each in states if isinstance(each, Converge)}
     for name in sorted(world.requests):
         for effect in _request(world, world.requests[name], busy):
             if isinstance(effect, Begin):
                 busy.add(effect.service.document.metadata.name)
             effects.append(effect)
-    ended = {item.victim.name for item in effects if isinstance(item, Cancel)}
+    ended = {item.victim.name: item.tombstone for item in effects if isinstance(item, Cancel)}
     return Decision(
-        begin=tuple(item for item in effects if isinstance(item, Begin) and item.request.name not in ended),
+        begin=tuple(item for item in effects if isinstance(item, Begin) and _goes_on(item, ended)),
         ask=tuple(item for item in effects if isinstance(item, Ask)),
         refuse=tuple(item for item in effects if isinstance(item, Refuse)),
         cancel=tuple(item for item in effects if isinstance(item, Cancel)),
-        hold=tuple(item for item in effects if isinstance(item, Hold)),
+        acknowledge=tuple(item for item in effects if isinstance(item, Acknowledge)),
+        attest=_attest(effects, world, ended),
+        hold=tuple(item for item in effects if isinstance(item, Hold) and item.request.name not in ended),
+        converge=tuple(item for item in effects if isinstance(item, Converge)),
+        wait=tuple(item for item in effects if isinstance(item, Wait)),
+        propose=proposals(world),
     )
+
+
+def _attest(effects: Sequence[Effect], world: World, ended: Collection[str]) -> tuple[Attest, ...]:
+    """The requests whose reviews are looked up: approvals are missing, or it is held and rests on reviews
+    that may have been dismissed since. What was claimed, or ends in this pass, needs none any more."""
+    refused = {item.request.name for item in effects if isinstance(item, Refuse)}
+    held = {item.request.name for item in effects if isinstance(item, Hold)}
+    return tuple(
+        Attest(judged)
+        for name, judged in sorted(world.requests.items())
+        if awaits_reviews(judged)
+        and (judged.verdict == "proposed" or name in held)
+        and name not in refused
+        and name not in ended
+        and not _settled(world, judged)
+    )
+
+
+def _settled(world: World, judged: JudgedRequest) -> bool:
+    records = world.records.of(judged.name)
+    return finished(judged, records) or (records is not None and records.claimed)
+
+
+def _goes_on(begin: Begin, ended: Mapping[str, bool]) -> bool:
+    """Whether it is begun although requests are ended in this pass: an abort lets takeovers go on."""
+    tombstone = ended.get(begin.request.name)
+    return tombstone is None or (begin.takeover and not tombstone)
+
+
+def orders_under_way(records: Records, words: Mapping[str, LastWord]) -> frozenset[str]:
+    """The services that were told how to be and have not answered. `words`: the last ones on `enabled`."""
+    return frozenset(
+        name for name, kept in records.desired.items() if under_way(kept.operations, words.get(name))
+    )
+
+
+def _converging(world: World, busy: set[str]) -> list[Converge | Wait]:
+    """What each service is told; those that must not take traffic come first."""
+    found: list[Converge | Wait] = []
+    for name in world.converging():
+        effect = converge(
+            world.state,
+            world.state.services[name],
+            world.observations.get(name),
+            world.records,
+            world.now,
+            name in busy,
+            world.book.words.get(name),
+            acknowledged=world.book.acknowledged_at(name, "CorrectionStopped"),
+            lost=name in world.lost_orders,
+        )
+        if effect:
+            found.append(effect)
+    return sorted(found, key=lambda each: each.action != "disable")
 
 
 def _claimed(world: World) -> Iterator[Effect]:
@@ -98,32 +148,19 @@ def _may_take_over(world: World, judged: JudgedRequest, claim: Claim) -> bool:
 
 def _request(world: World, judged: JudgedRequest, busy: set[str]) -> Iterator[Effect]:
     records = world.records.of(judged.name)
-    if _finished(judged, records):
+    if finished(judged, records):
         return
     ending = _ending(world, judged, records)
     if ending:
         yield ending
     elif judged.verdict == "approved" and judged.document:
-        hold = _whole_request_waits(world, judged)
+        hold = _whole_request_waits(world, judged, judged.document)
         if hold:
             yield hold
-        elif judged.document.spec.action == CANCEL:
-            yield _cancel(world, judged)
+        elif is_built_in(judged.document):
+            yield built_in(world, judged, judged.document)
         else:
-            yield from _targets(world, judged, records, busy)
-
-
-def _finished(judged: JudgedRequest, records: RequestRecords | None) -> bool:
-    if records is None:
-        return False
-    if records.refusal:
-        return True
-    done = {name for name, operation in records.operations.items() if operation.result}
-    if judged.document is None:
-        return records.claimed
-    if set(judged.document.spec.targets) <= done:
-        return True
-    return not may_continue(judged, records)
+            yield from targets(world, judged, judged.document, records, busy)
 
 
 def _ending(world: World, judged: JudgedRequest, records: RequestRecords | None) -> Refuse | None:
@@ -153,9 +190,8 @@ def _moved(judged: JudgedRequest, records: RequestRecords) -> bool:
     return judged.path != records.folder.request
 
 
-def _whole_request_waits(world: World, judged: JudgedRequest) -> Hold | None:
-    assert judged.document is not None  # the caller looked
-    spec = judged.document.spec
+def _whole_request_waits(world: World, judged: JudgedRequest, document: ActionRequest) -> Hold | None:
+    spec = document.spec
     if judged.name in world.quarantined:
         return Hold(judged, "QuarantinedRequest", REASONS["QuarantinedRequest"])
     if world.state.suspended:
@@ -163,80 +199,3 @@ def _whole_request_waits(world: World, judged: JudgedRequest) -> Hold | None:
     if spec.not_before and spec.not_before > world.now:
         return Hold(judged, "NotBefore", "its notBefore has not come yet", until=spec.not_before)
     return None
-
-
-def _targets(
-    world: World, judged: JudgedRequest, records: RequestRecords | None, busy: set[str]
-) -> Iterator[Effect]:
-    assert judged.document is not None  # the caller looked
-    operations = records.operations if records else {}
-    free = judged.document.spec.rollout.parallel - sum(item.running for item in operations.values())
-    for name in judged.document.spec.targets:
-        if name in operations:
-            continue
-        service = world.state.services.get(name)
-        if service is None:
-            yield Hold(judged, "ServiceGone", f"{name} is not in force", name)
-            continue
-        obstacle = _obstacle(world, judged, service, busy)
-        if obstacle is None and free <= 0:
-            obstacle = Hold(judged, "RolloutWindow", "waits for targets under way", name)
-        if obstacle is None:
-            free -= 1
-        op_id = operation_id(world.state.root, judged.name, judged.digest, name)
-        yield obstacle or Begin(judged, service, op_id)
-        if isinstance(obstacle, Refuse):
-            return
-
-
-def _obstacle(
-    world: World, judged: JudgedRequest, service: InForce[Service], busy: set[str]
-) -> Hold | Refuse | None:
-    """The first thing in the way of acting on one target."""
-    assert judged.document is not None  # the caller looked
-    spec = judged.document.spec
-    name = service.document.metadata.name
-    if service.document.spec.agent.key is None:
-        return Refuse(judged, "Rejected", "ObserveOnly", f"{name} has no agent key: it is only observed")
-    frozen = frozen_until(
-        world.state.policy.document, service.document.metadata.labels, spec.requested_by, world.now
-    )
-    if frozen:
-        return Hold(judged, "Frozen", "a freeze of the policy covers it", name, frozen)
-    if name in busy:
-        return Hold(judged, "ServiceBusy", "another operation on it has no result yet", name)
-    return _agent_obstacle(judged, name, spec.action, world.observations.get(name))
-
-
-def _agent_obstacle(
-    judged: JudgedRequest, name: str, action: str, seen: Observation | None
-) -> Hold | Refuse | None:
-    if seen is None or seen.report is None:
-        return Hold(judged, "AgentNotSeen", seen.message if seen else "not probed yet", name)
-    if not seen.ok:
-        return Hold(judged, "AgentNotReachable", seen.message, name)
-    if seen.report.observe:
-        return Refuse(judged, "Rejected", "ObserveOnly", f"the agent of {name} runs in observe mode")
-    offered = sorted(info.name for info in seen.report.actions)
-    if action not in offered:
-        message = f"the agent of {name} offers {', '.join(offered) or 'no action'}, not {action}"
-        return Refuse(judged, "Rejected", "UnknownAction", message)
-    return None
-
-
-def _cancel(world: World, judged: JudgedRequest) -> Cancel | Refuse:
-    assert judged.document is not None  # the caller looked
-    victim = world.requests.get(str(judged.document.spec.params.get("request", "")))
-    if victim is None or victim.document is None or victim.name == judged.name:
-        return Refuse(judged, "Rejected", "NothingToCancel", "no such request")
-    missing = sorted(set(victim.document.spec.targets) - set(judged.document.spec.targets))
-    if missing:
-        message = f"it must name every target of {victim.name}; {', '.join(missing[:5])} is missing"
-        return Refuse(judged, "Rejected", "CancelTargets", message)
-    records = world.records.of(victim.name)
-    if records and records.refusal:
-        return Refuse(judged, "Rejected", "NothingToCancel", f"{victim.name} was ended before")
-    running = records is not None and any(item.running for item in records.operations.values())
-    if _finished(victim, records) and not running:
-        return Refuse(judged, "Rejected", "NothingToCancel", f"{victim.name} is already finished")
-    return Cancel(judged, victim)

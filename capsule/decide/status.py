@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from capsule.decide.conditions import Known, conditions
+from capsule.decide.drift import differing
 from capsule.decide.effects import SetStatus
+from capsule.decide.flapping import Damped, damped, flapping_ends, is_flapping
+from capsule.decide.keys import key_created, key_instants
+from capsule.decide.ledger import LastChange, LastWord
 from capsule.documents.types import (
     API_VERSION,
-    Condition,
     DriftItem,
     Metadata,
     ObservedHealth,
@@ -22,31 +26,15 @@ from capsule.documents.types import (
     ServiceStatus,
     StatusSpec,
 )
-from capsule.lifecycle import Observation, StatusNow, effective_status
+from capsule.lifecycle import Observation, effective_status
 from capsule.trust.state import InForce, MainState
 from capsule_agent.protocol.messages import Report
 
 MAX_TEXT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class LastChange:
-    """The last operation on a service that may change a value, and when its result was recorded (None while
-    it is under way)."""
-
-    op_id: str
-    ended: datetime | None
-
-    def over_at(self, seen: datetime) -> bool:
-        """Whether a probe at `seen` certainly came after it; results are recorded to the second."""
-        return self.ended is not None and seen >= self.ended + timedelta(seconds=1)
-
+_NOTHING: Mapping[str, datetime] = {}
 
 REASONS: dict[str, str] = {
-    "KeyChangedOutsideCapsule": "The fingerprint of a sensitive value changed with no operation behind it.",
-    "TrustOutdated": "The agent's list of signers is older than the one in force.",
     "DriftFound": "A value in the agent's report differs from the pin in the document.",
-    "KeyOverdue": "The key is older than `rotation.every`.",
 }
 
 
@@ -57,57 +45,110 @@ def status_change(
     before: ServiceStatus | None,
     now: datetime,
     last: LastChange | None = None,
+    *,
+    word: LastWord | None = None,
+    why: str = "",
+    stopped: datetime | None = None,
+    acknowledged: Mapping[str, datetime] = _NOTHING,
 ) -> SetStatus | None:
     """The status to record for one service; None when nothing material changed.
 
     `last` is the last operation of ours on it: one newer than `before`, or under way, explains a new
-    fingerprint.
+    fingerprint. `word` is the last word on `enabled` and `why` its reason for people (ledger); `stopped`
+    since when its corrections are stopped (convergence.correction_stopped); `acknowledged`, by type of
+    condition, when people last acknowledged it (ledger).
     """
-    grace = state.settings.document.spec.probe.grace
-    enabled = service.document.spec.enabled
-    effective = effective_status(enabled=enabled, observation=observation, grace=grace, before=before)
-    if effective is None:
-        if before is None:
-            return None
-        effective = StatusNow(before.spec.effective_status, before.spec.reason, before.spec.message)
-    after = _status(state, service, observation, before, now, effective, last)
+    raw = effective_status(
+        enabled=service.document.spec.enabled,
+        observation=observation,
+        grace=state.settings.document.spec.probe.grace,
+        before=before,
+        requested=(why or word.request) if word and word.holds else None,
+    )
+    if before:
+        found = damped(raw, observation, before.spec, now)
+    elif raw:
+        found = Damped(raw)
+    else:
+        return None
+    known = Known(_explained(last, before), word, why, stopped, acknowledged, found.flapping)
+    after = _status(_Look(state, service, observation, before, now, last), found, known)
     if before and _material(after) == _material(before):
         return None
     return SetStatus(service, after, _subject(service.document.metadata.name, after, before))
 
 
-def _status(
-    state: MainState,
+def next_change(
     service: InForce[Service],
-    observation: Observation | None,
-    before: ServiceStatus | None,
+    status: ServiceStatus,
     now: datetime,
-    word: StatusNow,
-    last: LastChange | None,
-) -> ServiceStatus:
-    report = observation.report if observation and observation.ok else None
-    old = before.spec if before else None
-    values = _plain(report.config) if report else (old.values if old else {})
+    *,
+    observation: Observation | None = None,
+    grace: timedelta | None = None,
+) -> datetime | None:
+    """When time alone may next change the status, or bring a rotation to propose; None: never.
+
+    To look then is enough as long as probes say what they said; every probe of an agent that fails is looked
+    at all the same, for only a failure that was seen makes it OFFLINE. `grace` is that of the settings.
+    """
+    report = observation.report if observation else None
+    created = (key_created(report) if report else None) or status.spec.key_created_at
+    found = [*key_instants(service.document, created)]
+    ends = flapping_ends(observation, status)
+    if ends:
+        found.append(ends)
+    if grace is not None and observation and not observation.ok:
+        found.append((observation.failing_since or observation.at) + grace)
+    return min((at for at in found if at > now), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at one service."""
+
+    state: MainState
+    service: InForce[Service]
+    observation: Observation | None
+    before: ServiceStatus | None
+    now: datetime
+    last: LastChange | None
+
+    @property
+    def report(self) -> Report | None:
+        """The report of this very probe."""
+        return self.observation.report if self.observation and self.observation.ok else None
+
+    @property
+    def old(self) -> StatusSpec | None:
+        return self.before.spec if self.before else None
+
+
+def _status(look: _Look, found: Damped, known: Known) -> ServiceStatus:
+    report, old, now = look.report, look.old, look.now
+    document = look.service.document
+    created = key_created(report) if report else (old.key_created_at if old else None)
     spec = StatusSpec(
-        observed_revision=state.tip,
-        last_operation=_last_noted(last, observation, old),
-        effective_status=word.status,
-        reason=word.reason,
-        message=word.message[:MAX_TEXT],
-        since=old.since if old and old.effective_status == word.status else now,
+        observed_revision=look.state.tip,
+        last_operation=_last_noted(look),
+        effective_status=found.word.status,
+        reason=found.word.reason,
+        message=found.word.message[:MAX_TEXT],
+        since=old.since if old and old.effective_status == found.word.status else now,
         enabled=report.enabled if report else (old.enabled if old else None),
         version=report.version[:MAX_TEXT] if report else (old.version if old else None),
-        values=values,
+        values=_plain(report.config) if report else (old.values if old else {}),
         fingerprints=dict(report.fingerprints) if report else (old.fingerprints if old else {}),
-        health=_health(report, before, now),
-        drift=_drift(service.document, report, before, now) if report else (old.drift if old else ()),
-        conditions=_conditions(state, service.document, report, before, now, _explained(last, before)),
-        key_created_at=_key_created(report) if report else (old.key_created_at if old else None),
+        health=_health(look, found),
+        drift=_drift(document, report, old, now) if report else (old.drift if old else ()),
+        conditions=conditions(look.state, document, report, look.before, now, created, known),
+        key_created_at=created,
+        actions=_offered(report) if report else (old.actions if old else ()),
+        changes=found.changes,
     )
     return ServiceStatus(
         api_version=API_VERSION,
         kind="ServiceStatus",
-        metadata=Metadata(name=service.document.metadata.name),
+        metadata=Metadata(name=document.metadata.name),
         spec=spec,
     )
 
@@ -117,18 +158,24 @@ def _explained(last: LastChange | None, before: ServiceStatus | None) -> bool:
     return last is not None and (before is None or before.spec.last_operation != last.op_id)
 
 
-def _last_noted(
-    last: LastChange | None, observation: Observation | None, old: StatusSpec | None
-) -> str | None:
-    if last and observation and observation.ok and last.over_at(observation.at):
-        return last.op_id
-    return old.last_operation if old else None
+def _last_noted(look: _Look) -> str | None:
+    if look.last and look.report and look.observation and look.last.over_at(look.observation.at):
+        return look.last.op_id
+    return look.old.last_operation if look.old else None
 
 
 def _material(status: ServiceStatus) -> object:
     spec = status.spec
+    reason = "" if spec.effective_status == "OFFLINE" else spec.reason
     return spec.model_copy(
-        update={"observed_revision": "", "message": "", "health": _without_detail(spec.health)}
+        update={
+            "observed_revision": "",
+            "message": "",
+            "reason": reason,
+            "changes": (),
+            "actions": (),
+            "health": _without_detail(spec.health),
+        }
     )
 
 
@@ -140,80 +187,30 @@ def _plain(config: Mapping[str, object]) -> dict[str, Scalar]:
     return {name: value for name, value in config.items() if isinstance(value, str | int | bool)}
 
 
-def _health(report: Report | None, before: ServiceStatus | None, now: datetime) -> ObservedHealth | None:
-    old = before.spec.health if before else None
-    if report is None:
+def _offered(report: Report) -> tuple[str, ...]:
+    return tuple(sorted({action.name for action in report.actions}))
+
+
+def _health(look: _Look, found: Damped) -> ObservedHealth | None:
+    """Health as reported; while a service flaps, as it was when that began."""
+    old, report = look.old.health if look.old else None, look.report
+    if report is None or (old and found.flapping and look.old and is_flapping(look.old)):
         return old
-    since = old.since if old and old.status == report.health.status else now
+    since = old.since if old and old.status == report.health.status else look.now
     return ObservedHealth(status=report.health.status, detail=report.health.detail[:MAX_TEXT], since=since)
 
 
-def observed_value(report: Report, pin: str) -> Scalar | None:
-    """What a report says of one pin: `version` is the agent's own, all others come from its config."""
-    value = report.config.get(pin)
-    if value is None and pin == "version":
-        value = report.version
-    return value if isinstance(value, str | int | bool) else None
-
-
-def _drift(
-    service: Service, report: Report, before: ServiceStatus | None, now: datetime
-) -> tuple[DriftItem, ...]:
-    known = (
-        {(item.pin, item.desired, item.observed): item.since for item in before.spec.drift} if before else {}
-    )
-    found = []
-    for pin, desired in sorted(service.spec.pins.items()):
-        observed = observed_value(report, pin)
-        if pin not in service.spec.ignore_drift and observed != desired:
-            since = known.get((pin, desired, observed), now)
-            found.append(DriftItem(pin=pin, desired=desired, observed=observed, since=since))
-    return tuple(found)
-
-
-def _key_created(report: Report) -> datetime | None:
-    if report.key_created_at is None:
-        return None
-    text = report.key_created_at
-    return datetime.fromisoformat(text)
-
-
-def _conditions(
-    state: MainState,
-    service: Service,
-    report: Report | None,
-    before: ServiceStatus | None,
-    now: datetime,
-    explained: bool,
-) -> tuple[Condition, ...]:
-    old = {item.type: item for item in before.spec.conditions} if before else {}
-    if report is None:
-        return tuple(old.values())
-    texts: dict[str, str] = {}
-    changed = _changed_fingerprints(report, before)
-    if changed and not explained:
-        texts["KeyChangedOutsideCapsule"] = f"{', '.join(changed)} changed with no operation behind it"
-    elif "KeyChangedOutsideCapsule" in old and not explained:
-        texts["KeyChangedOutsideCapsule"] = old["KeyChangedOutsideCapsule"].message
-    # An agent that never had an order knows no list yet; it learns one with the first.
-    if state.signers and 0 < report.signers_serial < state.signers.serial:
-        known, serial = report.signers_serial, state.signers.serial
-        texts["TrustOutdated"] = (
-            f"its list of signers is number {known}, in force is {serial}; the next order brings it"
-        )
-    created = _key_created(report)
-    rotation = service.spec.rotation
-    if rotation and created and now - created > rotation.every:
-        texts["KeyOverdue"] = f"the key was due on {created + rotation.every:%Y-%m-%d}"
+def _drift(service: Service, report: Report, old: StatusSpec | None, now: datetime) -> tuple[DriftItem, ...]:
+    known = {(item.pin, item.desired, item.observed): item.since for item in old.drift} if old else {}
     return tuple(
-        Condition(type=name, reason=name, message=text, since=old[name].since if name in old else now)
-        for name, text in sorted(texts.items())
+        DriftItem(
+            pin=item.pin,
+            desired=item.desired,
+            observed=item.observed,
+            since=known.get((item.pin, item.desired, item.observed), now),
+        )
+        for item in differing(service, report)
     )
-
-
-def _changed_fingerprints(report: Report, before: ServiceStatus | None) -> list[str]:
-    old = before.spec.fingerprints if before else {}
-    return sorted(name for name, value in report.fingerprints.items() if name in old and old[name] != value)
 
 
 def _subject(name: str, after: ServiceStatus, before: ServiceStatus | None) -> str:
@@ -231,6 +228,9 @@ def _subject(name: str, after: ServiceStatus, before: ServiceStatus | None) -> s
     added = {item.type for item in after.spec.conditions} - {item.type for item in old.conditions}
     if added:
         return f"status {name}: {', '.join(sorted(added))}"
+    gone = {item.type for item in old.conditions} - {item.type for item in after.spec.conditions}
+    if gone:
+        return f"status {name}: {', '.join(sorted(gone))} gone"
     if after.spec.last_operation != old.last_operation:
         return f"status {name}: seen after an operation"
     changed = sorted(key for key, value in after.spec.values.items() if old.values.get(key) != value)
@@ -243,4 +243,6 @@ def _subject(name: str, after: ServiceStatus, before: ServiceStatus | None) -> s
     )
     if prints:
         return f"status {name}: {', '.join(prints)} changed"
+    if after.spec.reason != old.reason:
+        return f"status {name}: {after.spec.effective_status} ({after.spec.reason})"
     return f"status {name}: changed"

@@ -18,6 +18,7 @@ SIGNERS = "signers/signers.json"
 SIGNERS_FOLDER = "signers"
 STATUS = "status"
 RECORDS = "records"
+DESIRED = "records/desired"
 MACHINE_FOLDERS = (STATUS, RECORDS)
 MAIN = "refs/heads/main"
 AUDIT = "refs/heads/audit"
@@ -31,6 +32,9 @@ _REQUEST_FILE = re.compile(rf"requests/([0-9]{{4}}/[0-9]{{2}})/({_NAME})/request
 _SERVICE_FILE = re.compile(rf"services/((?:{_NAME}/){{0,8}})({_NAME})\.yaml")
 _APPROVAL_FILE = re.compile(rf"requests/([0-9]{{4}}/[0-9]{{2}})/({_NAME})/approvals/({_NAME})\.json")
 _CHANGE_APPROVAL_FILE = re.compile(rf"approvals/([0-9a-f]{{64}})/({_NAME})\.json")
+_STATE_FILE = re.compile(
+    rf"records/desired/({_NAME})/([1-9][0-9]{{0,15}})/(?:order\.yaml|result\.yaml|receipt\.json(?:\.sig)?)"
+)
 _SIGNERS_SIGNATURE = re.compile(rf"signers/({_NAME})\.sig")
 
 
@@ -73,6 +77,9 @@ class RequestFolder:
     def refusal(self) -> str:
         return f"{self.records}/refusal.yaml"
 
+    def attestation(self, number: int) -> str:
+        return f"{self.records}/attestation-{number}.yaml"
+
     def claim(self, service: str, attempt: int) -> str:
         return f"{self.records}/{service}/claim-{attempt}.yaml"
 
@@ -84,6 +91,40 @@ class RequestFolder:
 
     def receipt_signature(self, service: str) -> str:
         return f"{self.receipt(service)}.sig"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """The records of one desired-state order of a service: no request asked for it, its document does."""
+
+    service: str
+    generation: int
+
+    @classmethod
+    def of(cls, path: str) -> StateFolder | None:
+        """The folder a record below records/desired/ lies in; None for any other path."""
+        match = _STATE_FILE.fullmatch(path)
+        return cls(match[1], int(match[2])) if match else None
+
+    @property
+    def records(self) -> str:
+        return f"{DESIRED}/{self.service}/{self.generation}"
+
+    @property
+    def order(self) -> str:
+        return f"{self.records}/order.yaml"
+
+    @property
+    def result(self) -> str:
+        return f"{self.records}/result.yaml"
+
+    @property
+    def receipt(self) -> str:
+        return f"{self.records}/receipt.json"
+
+    @property
+    def receipt_signature(self) -> str:
+        return f"{self.receipt}.sig"
 
 
 def service_name(path: str) -> str | None:

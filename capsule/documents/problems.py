@@ -1,7 +1,8 @@
 """Problems of documents: what is wrong, where, what was expected, what to do next.
 
 Rules kept: a reason code never changes its meaning; a message never quotes more than a short piece of what
-it found, with unprintable characters escaped. Made by codec and check; shown by commands and web.
+it found, with unprintable characters escaped, and no secret. Made by codec and check; shown by
+commands and web.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from capsule.documents.secrets import redacted
+
 Severity = Literal["error", "warning", "hint"]
 
 REASONS: dict[str, str] = {
@@ -21,6 +24,8 @@ REASONS: dict[str, str] = {
     "ByteOrderMark": "The file starts with a byte order mark. Save it as UTF-8 without one.",
     "ForbiddenCharacter": "A control, invisible, bidirectional or line-separator character, which can make a "
     "reviewer see another text than a program reads. Remove it.",
+    "SecretInDocument": "A text that looks like a secret: everybody who can clone the repository reads it. "
+    "Take it out; where it was committed it is known, so rotate it.",
     "BadSyntax": "The text is not YAML.",
     "TooDeep": "Lists and mappings are nested deeper than 32 levels.",
     "EmptyDocument": "There is no document in the file.",
@@ -108,6 +113,7 @@ def shown(text: str) -> str:
 
 def quoted(text: str) -> str:
     """A short piece of `text`, in quotes, for a message."""
+    text = redacted(text)
     piece = text if len(text) <= _QUOTED_LENGTH else text[: _QUOTED_LENGTH - 1] + "…"
     return f'"{shown(piece)}"'
 

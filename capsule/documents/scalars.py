@@ -83,6 +83,10 @@ Word = Annotated[
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="SHA-256 of the exact bytes")]
 CommitId = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="Id of a git commit")]
+BlobPath = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._/-]{1,200}$", description="Path of a file in the repository"),
+]
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 Line = Annotated[str, Field(max_length=500, description="One line of text for people")]
 Text = Annotated[str, Field(max_length=4000)]

@@ -4,8 +4,15 @@ Rules kept: pure; the first match wins, in the order of the design. Called by de
 """
 
 from capsule.lifecycle.phase import FINAL, Phase, PhaseNow, request_phase
-from capsule.lifecycle.records import OperationRecord, Records, RequestRecords, read_records
-from capsule.lifecycle.status import Observation, StatusNow, effective_status
+from capsule.lifecycle.records import (
+    OperationRecord,
+    Records,
+    RequestRecords,
+    StateOperation,
+    StateRecords,
+    read_records,
+)
+from capsule.lifecycle.status import Observation, StatusNow, effective_status, followed
 
 __all__ = [
     "FINAL",
@@ -15,8 +22,11 @@ __all__ = [
     "PhaseNow",
     "Records",
     "RequestRecords",
+    "StateOperation",
+    "StateRecords",
     "StatusNow",
     "effective_status",
+    "followed",
     "read_records",
     "request_phase",
 ]

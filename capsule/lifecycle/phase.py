@@ -29,6 +29,8 @@ Phase = Literal[
 FINAL: frozenset[Phase] = frozenset(
     {"Succeeded", "Failed", "Stopped", "Rejected", "Expired", "Cancelled", "Unknown"}
 )
+MOST_NAMES = 5
+_WRONG = ("failed", "refused", "unknown")
 _ONE_OUTCOME: dict[str, Phase] = {
     "succeeded": "Succeeded",
     "failed": "Failed",
@@ -97,12 +99,17 @@ def _from_operations(judged: JudgedRequest | None, records: RequestRecords) -> P
     if waiting and records.refusal is None and judged and may_continue(judged, records):
         return PhaseNow("Running", "Running", _counts(operations, waiting))
     if waiting:
-        return PhaseNow("Stopped", "Stopped", _counts(operations, waiting))
+        return PhaseNow("Stopped", _why_stopped(records), _counts(operations, waiting))
     if len(outcomes) == 1:
         phase = _ONE_OUTCOME[next(iter(outcomes))]
         return PhaseNow(phase, _one_reason(operations), _one_message(operations))
     phase = "Unknown" if "unknown" in outcomes else "Failed"
     return PhaseNow(phase, phase, _counts(operations, ()))
+
+
+def _why_stopped(records: RequestRecords) -> str:
+    """The reason of the refusal that ended it (an abort, a cancel, its expiry), or Stopped for a failure."""
+    return records.refusal.spec.reason if records.refusal else "Stopped"
 
 
 def _not_begun(judged: JudgedRequest | None, records: RequestRecords) -> Sequence[str]:
@@ -122,10 +129,23 @@ def _one_message(operations: Sequence[OperationRecord]) -> str:
 
 
 def _counts(operations: Sequence[OperationRecord], waiting: Sequence[str]) -> str:
-    """Such as "2 succeeded, 1 failed, 9 not started"."""
-    counts = Counter(item.result.spec.outcome if item.result else "running" for item in operations)
+    """Such as "2 succeeded, 1 failed (openai-chat), 9 not started": who needs a look is named."""
+    counts = Counter(_outcome(item) for item in operations)
     order = ("succeeded", "failed", "refused", "unknown", "cancelled", "running")
-    parts = [f"{counts[word]} {word}" for word in order if counts[word]]
+    parts = [f"{counts[word]} {word}{_named(operations, word)}" for word in order if counts[word]]
     if waiting:
         parts.append(f"{len(waiting)} not started")
     return ", ".join(parts)
+
+
+def _outcome(operation: OperationRecord) -> str:
+    return operation.result.spec.outcome if operation.result else "running"
+
+
+def _named(operations: Sequence[OperationRecord], outcome: str) -> str:
+    """The services whose operation went wrong, at most MOST_NAMES of them."""
+    if outcome not in _WRONG:
+        return ""
+    names = [item.service for item in operations if _outcome(item) == outcome]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f" ({', '.join(names[:MOST_NAMES])}{more})"

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from capsule.documents.codec import InvalidDocument, load_as
-from capsule.documents.paths import RECORDS, RequestFolder
-from capsule.documents.types import Claim, Refusal, Result
+from capsule.documents.paths import DESIRED, RECORDS, RequestFolder, StateFolder
+from capsule.documents.types import Attestation, Claim, Refusal, Result, StateOrder, StateResult
 from capsule.trust.objects import ObjectReader, entries, files, find, parse_commit
 
+DESIRED_FOLDER = DESIRED.rpartition("/")[2]
 _CLAIM = re.compile(r"^claim-[1-9][0-9]{0,5}\.yaml$")
+_ATTESTATION = re.compile(r"^attestation-([1-9][0-9]{0,8})\.yaml$")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,25 @@ class OperationRecord:
 
 
 @dataclass(frozen=True)
+class StateOperation:
+    """One desired-state order of a service, and what became of it."""
+
+    service: str
+    generation: int
+    order: StateOrder
+    result: StateResult | None = None
+
+
+@dataclass(frozen=True)
+class StateRecords:
+    """All desired-state orders of one service, by rising generation, as long as its tree is `tree`."""
+
+    tree: str
+    operations: tuple[StateOperation, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RequestRecords:
     """All records of one request."""
 
@@ -47,6 +69,8 @@ class RequestRecords:
     operations: Mapping[str, OperationRecord] = field(default_factory=dict)
     refusal: Refusal | None = None
     damaged: tuple[str, ...] = ()
+    attestations: tuple[Attestation, ...] = ()
+    """What a forge said of the request's reviews, oldest first; the last one is judged."""
 
     @property
     def name(self) -> str:
@@ -66,6 +90,11 @@ class Month:
     tree: str
     requests: Mapping[str, RequestRecords]
 
+    @cached_property
+    def attestations(self) -> Mapping[str, tuple[Attestation, ...]]:
+        """What forges said of the reviews of each request, by its name."""
+        return {name: each.attestations for name, each in self.requests.items() if each.attestations}
+
 
 @dataclass(frozen=True)
 class Records:
@@ -73,6 +102,13 @@ class Records:
 
     tree: str | None = None
     months: Mapping[str, Month] = field(default_factory=dict)
+    desired: Mapping[str, StateRecords] = field(default_factory=dict)
+    desired_tree: str | None = None
+
+    def state_operations(self, service: str) -> tuple[StateOperation, ...]:
+        """The desired-state orders of `service`, by rising generation."""
+        known = self.desired.get(service)
+        return known.operations if known else ()
 
     def of(self, request: str) -> RequestRecords | None:
         """The records of `request`, if there are any."""
@@ -83,6 +119,10 @@ class Records:
         """The records of every request, oldest month first."""
         for name in sorted(self.months):
             yield from self.months[name].requests.values()
+
+    def attestations(self) -> dict[str, tuple[Attestation, ...]]:
+        """What forges said of the reviews of each request, by its name."""
+        return {name: told for month in self.months.values() for name, told in month.attestations.items()}
 
     def running(self) -> Iterator[tuple[RequestRecords, OperationRecord]]:
         """Every operation that is claimed and has no result."""
@@ -101,13 +141,52 @@ def read_records(reader: ObjectReader, audit: str | None, known: Records | None 
     if entry.oid == known.tree:
         return known
     months: dict[str, Month] = {}
+    desired, desired_tree = known.desired, known.desired_tree
     for year in entries(reader, entry.oid):
+        if year.name == DESIRED_FOLDER:
+            if year.oid != desired_tree:
+                desired, desired_tree = _read_desired(reader, year.oid, desired), year.oid
+            continue
         for month in entries(reader, year.oid):
             name = f"{year.name}/{month.name}"
             old = known.months.get(name)
             unchanged = old is not None and old.tree == month.oid
             months[name] = old if old and unchanged else _read_month(reader, name, month.oid, old)
-    return Records(entry.oid, months)
+    return Records(entry.oid, months, desired, desired_tree)
+
+
+def _read_desired(
+    reader: ObjectReader, tree: str, known: Mapping[str, StateRecords]
+) -> Mapping[str, StateRecords]:
+    found: dict[str, StateRecords] = {}
+    for entry in entries(reader, tree):
+        old = known.get(entry.name)
+        unchanged = old is not None and old.tree == entry.oid
+        found[entry.name] = old if old and unchanged else _read_service(reader, entry.name, entry.oid)
+    return found
+
+
+def _read_service(reader: ObjectReader, service: str, tree: str) -> StateRecords:
+    orders: dict[int, StateOrder] = {}
+    results: dict[int, StateResult] = {}
+    damaged: list[str] = []
+    for path, entry in files(reader, tree):
+        whole = f"{DESIRED}/{service}/{path}"
+        folder = StateFolder.of(whole)
+        if folder is None or path.endswith((".json", ".sig")):
+            continue
+        try:
+            if path.endswith("/order.yaml"):
+                orders[folder.generation] = load_as(StateOrder, reader.read(entry.oid)[1], whole)
+            else:
+                results[folder.generation] = load_as(StateResult, reader.read(entry.oid)[1], whole)
+        except InvalidDocument:
+            damaged.append(whole)
+    operations = tuple(
+        StateOperation(service, generation, orders[generation], results.get(generation))
+        for generation in sorted(orders)
+    )
+    return StateRecords(tree, operations, tuple(damaged))
 
 
 def _read_month(reader: ObjectReader, name: str, tree: str, known: Month | None) -> Month:
@@ -125,12 +204,15 @@ def _read_request(reader: ObjectReader, folder: RequestFolder, tree: str) -> Req
     damaged: list[str] = []
     claims: dict[str, list[Claim]] = {}
     results: dict[str, Result] = {}
+    attestations: dict[int, Attestation] = {}
     for path, entry in files(reader, tree):
         service, _, name = path.rpartition("/")
         data = reader.read(entry.oid)[1]
         try:
             if not service and name == "refusal.yaml":
                 refusal = load_as(Refusal, data, path)
+            elif not service and (match := _ATTESTATION.match(name)):
+                attestations[int(match[1])] = load_as(Attestation, data, path)
             elif service and _CLAIM.match(name):
                 claims.setdefault(service, []).append(load_as(Claim, data, path))
             elif service and name == "result.yaml":
@@ -145,4 +227,5 @@ def _read_request(reader: ObjectReader, folder: RequestFolder, tree: str) -> Req
         )
         for service in sorted(claims.keys() | results.keys())
     }
-    return RequestRecords(folder, tree, operations, refusal, tuple(damaged))
+    told = tuple(attestations[number] for number in sorted(attestations))
+    return RequestRecords(folder, tree, operations, refusal, tuple(damaged), told)

@@ -7,7 +7,7 @@ decide (which records the rest) and view (which adds STALE).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from capsule.documents.types import EffectiveStatus, ServiceStatus
@@ -21,6 +21,8 @@ REASONS: dict[str, str] = {
     "AnswerOld": "The last answer of the agent is older than three probe intervals while probing is held up.",
     "DisabledBySpec": "The document of the service says `enabled: false`.",
     "DisabledOnHost": "Somebody disabled the service on its host; the host wins over the document.",
+    "DisabledByRequest": "People disabled the service by a request; a document or `enable` settles it.",
+    "EnableNotConfirmed": "The document says `enabled: true`; the agent has not confirmed it yet.",
     "DisableNotConfirmed": "The document says `enabled: false`; the agent has not confirmed it yet.",
     "NeverSeen": "The agent has not answered yet.",
     "HealthUp": "The agent answers and says UP.",
@@ -34,7 +36,8 @@ class Observation:
     """The last probe of a service, and how long it has been failing.
 
     `report` is the last verified report there was, even when this probe brought none (`ok` False, with
-    the transport's or the agent's `reason`). `failing_since` is the first failure of the present row.
+    the transport's or the agent's `reason`). `failing_since` is the first failure of the present row,
+    `steady_since` the first probe of the present row that all said the same (`followed` sets it).
     """
 
     service: str
@@ -45,6 +48,21 @@ class Observation:
     message: str = ""
     latency_ms: int = 0
     failing_since: datetime | None = None
+    steady_since: datetime | None = None
+
+    @property
+    def says(self) -> tuple[bool, str, bool]:
+        """What may flap: whether there was an answer, its health, and whether the service takes traffic."""
+        report = self.report if self.ok else None
+        return self.ok, report.health.status if report else "", report.enabled if report else False
+
+
+def followed(observation: Observation, before: Observation | None) -> Observation:
+    """`observation` with `steady_since` set: since when all probes, of which `before` was the last, said what
+    it says."""
+    if before and before.steady_since and before.says == observation.says:
+        return replace(observation, steady_since=before.steady_since)
+    return replace(observation, steady_since=observation.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +75,22 @@ class StatusNow:
 
 
 def effective_status(
-    *, enabled: bool, observation: Observation | None, grace: timedelta, before: ServiceStatus | None
+    *,
+    enabled: bool,
+    observation: Observation | None,
+    grace: timedelta,
+    before: ServiceStatus | None,
+    requested: str | None = None,
 ) -> StatusNow | None:
     """The status that one observation amounts to; None before the first, or while a failure is within grace.
 
     `enabled` is the document's; `grace` is how long an agent may be unreachable before OFFLINE; `before`
-    is the status on record.
+    is the status on record. `requested` is the reason people gave when they disabled it by request, None
+    where no such request has the last word.
     """
     report = observation.report if observation else None
     if report and not report.enabled:
-        if enabled:
-            return StatusNow("DISABLED", "DisabledOnHost", report.disabled_reason)
-        return StatusNow("DISABLED", "DisabledBySpec", report.disabled_reason)
+        return _disabled(enabled, report, requested)
     if not enabled:
         confirmed = before is not None and before.spec.enabled is False and report is None
         if confirmed:
@@ -79,6 +101,17 @@ def effective_status(
     if not observation.ok:
         return _failing(observation, grace, before)
     return _healthy(report) if report else None
+
+
+def _disabled(enabled: bool, report: Report, requested: str | None) -> StatusNow:
+    """Whose word it is that the service takes no traffic: the document's, the host's, a request's."""
+    if not enabled:
+        return StatusNow("DISABLED", "DisabledBySpec", report.disabled_reason)
+    if report.disabled_by_host:
+        return StatusNow("DISABLED", "DisabledOnHost", report.disabled_reason)
+    if requested is not None:
+        return StatusNow("DISABLED", "DisabledByRequest", requested)
+    return StatusNow("DISABLED", "EnableNotConfirmed", report.disabled_reason)
 
 
 def _failing(observation: Observation, grace: timedelta, before: ServiceStatus | None) -> StatusNow | None:

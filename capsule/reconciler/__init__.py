@@ -9,66 +9,56 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
-from capsule.decide import Begin, Cancel, Decision, World, decide
+from capsule.decide import Decision, Ledger, World, decide, read_ledger
 from capsule.documents.paths import MAIN
-from capsule.documents.problems import shown
-from capsule.lifecycle import Observation, Records, read_records
-from capsule.reconciler.claiming import Claiming, built_in_begins, built_in_outcome
+from capsule.lifecycle import PhaseNow, Records, read_records
+from capsule.reconciler.attention import Attention
+from capsule.reconciler.built_in import BuiltIn
+from capsule.reconciler.claiming import Claiming
 from capsule.reconciler.clock import Clock, SystemClock
-from capsule.reconciler.flights import Flights
+from capsule.reconciler.context import note
+from capsule.reconciler.desired import DesiredState
+from capsule.reconciler.evidence import Connect, ForgeEvidence
 from capsule.reconciler.heartbeat import Pulse
-from capsule.reconciler.orders import REASONS as ORDER_REASONS
-from capsule.reconciler.orders import Answer, Courier, Errand
+from capsule.reconciler.operations import Operations
+from capsule.reconciler.orders import Courier
+from capsule.reconciler.pass_report import PassReport
 from capsule.reconciler.probing import Probing
+from capsule.reconciler.proposing import Proposing
 from capsule.reconciler.recording import (
     MOST_FACTS,
     AuditBranch,
     Facts,
-    Outcome,
     Tips,
     joined,
     make_refusal,
     refusal_facts,
-    result_facts,
     status_facts,
 )
-from capsule.reconciler.statuses import Statuses
+from capsule.reconciler.standing import Standing, count
+from capsule.reconciler.state_records import all_results, order_facts
+from capsule.reconciler.statuses import Known, Statuses
+from capsule.reconciler.watcher import Unwatched, Watcher
 from capsule.reconciler.watching import AuditUnsound, Leases, check_audit
 from capsule.store.api import RefMoved, RemoteUnreachable, Store, StoreError
 from capsule.transport.api import Transport
+from capsule.trust.key_validity import SeenOnAudit
 from capsule.trust.mainline import judge
 from capsule.trust.requests import RequestSet, judge_requests
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
 
+__all__ = ["PassReport", "Reconciler"]
+
 log = logging.getLogger("capsule.reconciler")
-ORDERS_AT_ONCE = 32
 PATIENCE = 0.5
-QUARANTINE_AFTER = 3
-MAX_WAIT = 200
-GONE = f"ServiceGone: {ORDER_REASONS['ServiceGone']} Put it back, or cancel the request."
-
-
-@dataclass(frozen=True, slots=True)
-class PassReport:
-    """What one pass did, for logs and for `--once`."""
-
-    audit: str | None
-    commits: int
-    began: int
-    ended: int
-    under_way: int
-    stalled: str = ""
-    lost_race: bool = False
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing happened and nothing is under way."""
-        return not (self.commits or self.began or self.ended or self.under_way or self.lost_race)
+STATE_PATIENCE = 2.0
+"""Seconds that an ending reconciler waits for desired-state orders: the next one tells them again."""
 
 
 class Reconciler:
@@ -83,28 +73,38 @@ class Reconciler:
         name: str,
         root: str,
         clock: Clock | None = None,
+        watcher: Watcher | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.landed = threading.Event()
+        self._watcher = watcher or Unwatched()
         self._store = store
         self._root = root
         self._name = name
         self._clock = clock or SystemClock()
         self._courier = Courier(transport, signer, name, root, self._clock)
-        self._orders: Flights[tuple[str, str], Answer] = Flights(ORDERS_AT_ONCE, "order", self.landed)
-        self._probes: Flights[str, Observation] = Flights(ORDERS_AT_ONCE, "probe", self.landed)
-        self._probing = Probing(self._courier, self._probes, self._clock)
+        self._operations = Operations(self._courier, self.landed)
+        self._desired = DesiredState(self._courier, name, self._clock, self.landed)
+        self._probing = Probing(self._courier, self._clock, self.landed, self._watcher)
+        self._evidence = ForgeEvidence(store, name, self._clock, self.landed, connect)
         self._claiming = Claiming(name, self._clock)
+        self._built_in = BuiltIn(self._claiming)
+        self._proposing = Proposing(store, signer, name, self._clock)
         self._statuses = Statuses(store, self._clock)
         self._pulse = Pulse(store, signer, name, self._clock)
-        self._audit = AuditBranch(store, signer, name, root)
+        self._audit = AuditBranch(store, signer, name, root, self._watcher)
         self._leases = Leases(self._clock)
+        self._attention = Attention()
         self._state: MainState | None = None
+        self._at = self._clock.now()
+        self._seen: SeenOnAudit | None = None
         self._knows_observed = False
         self._requests = RequestSet({})
         self._records = Records()
-        self._outcomes: dict[tuple[str, str], Outcome] = {}
-        self._waits: dict[tuple[str, str], str] = {}
-        self._crashes: Counter[str] = Counter()
+        self._ledger: Ledger | None = None
+        self._holds: Mapping[str, PhaseNow] = {}
+        self._finishing = False
+        self._recalled = False
 
     # ---- one pass -------------------------------------------------------------------------------
 
@@ -116,23 +116,30 @@ class Reconciler:
         """
         self.landed.clear()
         tips, away = self._fetch()
+        self._at = self._clock.now().replace(microsecond=0)
+        main = self._store.refs(MAIN).get(MAIN, self._root)
+        self._seen = SeenOnAudit(self._store, self._root, main, tips.audit, self._at)
         state = self._verify_main()
         stalled = away or self._verify_audit(tips, state)
         state = self._state or state
+        note(revision=state.tip)
         self._observe(state, patience)
         try:
             if stalled:
                 return self._report(tips, tips, 0, 0, stalled)
             decision = self._decide(state)
+            self._evidence.ask(decision.attest, state)
             now = self._record_facts(tips, state, decision)
             now, began = self._claim_and_send(now, state, decision)
-            self._collect(patience)
+            self._collect(patience if began or decision.ask else 0.0)
             now, ended = self._record_results(now, state)
+            self._proposing.publish(decision.propose, state)
             return self._report(tips, now, began, ended)
         except RefMoved:
             log.info("another writer was first; starting again from the new tip")
             return replace(self._report(tips, tips, 0, 0), lost_race=True)
         except RemoteUnreachable as error:
+            self._watcher.troubled(error)
             return self._report(tips, tips, 0, 0, str(error))
         finally:
             self._beat(state)
@@ -146,15 +153,19 @@ class Reconciler:
             self._store.refresh()
         except RemoteUnreachable as error:
             away = str(error)
+            self._watcher.troubled(error)
             log.warning("the remote is away: %s", error)
         return self._audit.tips(), away
 
     def _verify_main(self, *, again: bool = False) -> MainState:
         """Turn bytes into verified state: main up to its tip, as far as it was not judged before."""
         tip = self._store.refs(MAIN).get(MAIN, self._root)
+        if self._state and self._state.fleeting:
+            # What was judged by the time of then is judged anew, on top of what audit has observed.
+            self._state, self._knows_observed = None, False
         if again or self._state is None or self._state.tip != tip or self._state.suspended:
-            self._state = judge(self._store, self._root, tip, self._state)
-        return self._state
+            self._state = judge(self._store, self._root, tip, self._state, self._seen)
+        return replace(self._state, seen=self._seen)
 
     def _verify_audit(self, tips: Tips, state: MainState) -> str:
         """Prove what is new on audit, then read it and the requests; why that failed, or nothing."""
@@ -165,85 +176,116 @@ class Reconciler:
             return f"{error.reason}: {error}"
         if not self._knows_observed:
             # Only now is the revision that audit names to be believed: main must descend from it.
-            self._state = judge(self._store, self._root, tips.observed, None)
+            self._state = judge(self._store, self._root, tips.observed, None, self._seen)
             state = self._verify_main(again=True)
             self._knows_observed = True
         self._records = read_records(self._store, tips.audit, self._records)
+        self._desired.read(self._records)
         begun = {
             request.name: request.operations.keys() for request in self._records.all() if request.claimed
         }
         refs = self._store.refs("refs/heads/")
-        self._requests = judge_requests(self._store, state, refs, self._requests, begun=begun)
+        told = self._records.attestations()
+        self._requests = judge_requests(
+            self._store, state, refs, self._requests, begun=begun, attestations=told
+        )
         return ""
 
     def _observe(self, state: MainState, patience: float) -> None:
         """Send the probes that are due, and take in what came back."""
-        self._probing.land(state)
+        if not self._recalled:
+            self._recalled = True
+            self._probing.recall(self._pulse.recall(state))
+        self._probing.land()
         wanted = self._awaited()
         self._probing.start_due(state, wanted)
         if wanted or not self._probing.observations:
-            self._probes.wait(patience)
-            self._probing.land(state)
+            self._probing.wait(patience)
+            self._probing.land()
 
     def _decide(self, state: MainState) -> Decision:
-        lease = state.settings.document.spec.lease.total_seconds()
-        lost = self._leases.lost(self._records, self._name, lease)
-        return decide(self.world(state, lost))
+        decision = decide(self.world(state, self._worth_a_look(state)))
+        self._holds = {
+            hold.request.name: PhaseNow("Held", hold.reason, hold.message) for hold in decision.hold
+        }
+        return decision
 
     def _record_facts(self, tips: Tips, state: MainState, decision: Decision) -> Tips:
-        """Refusals, cancellations, changes of status, and a new main tip: one commit, or none."""
-        now = self._clock.now()
+        """Refusals, built-in actions, changes of status, and a new main tip: one commit, or none."""
+        now, records = self._clock.now(), self._records
         parts: list[Facts] = []
         for refuse in decision.refuse[:MOST_FACTS]:
             refusal = make_refusal(
                 refuse.request, refuse.phase, refuse.reason, refuse.message, state.tip, now
             )
-            parts.append(refusal_facts(refuse.request, refusal, self._records.of(refuse.request.name)))
+            parts.append(refusal_facts(refuse.request, refusal, records.of(refuse.request.name)))
         for cancel in decision.cancel[:MOST_FACTS]:
-            parts.extend(self._cancelled(cancel, state, now))
-        observations = self._probing.observations
-        changes = self._statuses.changes(state, tips.audit, observations, self._records)[:MOST_FACTS]
+            parts.extend(self._built_in.ended(cancel, state, records, now))
+        for acknowledge in decision.acknowledge[:MOST_FACTS]:
+            parts.extend(self._built_in.acknowledged(acknowledge, state, records, now))
+        parts.extend(self._evidence.facts(self._requests, state, records)[:MOST_FACTS])
+        known = Known(self._probing.observations, records, self._book(), self._requests)
+        changes = self._statuses.changes(state, tips.audit, known)
         if changes:
-            parts.append(status_facts([(c.service.path, c.status, c.subject) for c in changes]))
+            few = changes[:MOST_FACTS]
+            parts.append(status_facts([(c.service.path, c.status, c.subject) for c in few]))
         if not parts and state.tip == tips.observed:
             return tips
-        return self._audit.record(tips, joined(parts) if parts else Facts(), state.tip, now)
+        tips = self._audit.record(tips, joined(parts) if parts else Facts(), state.tip, self._moment(state))
+        self._evidence.recorded()
+        return tips
+
+    def _moment(self, state: MainState) -> datetime:
+        """When a commit on audit says it was made: where keys were judged by the time of this pass, then,
+        for it is the time that `capsule audit verify` judges by."""
+        fleeting = state.fleeting or any(each.fleeting for each in self._requests.values())
+        return self._at if fleeting else self._clock.now()
 
     def _claim_and_send(self, tips: Tips, state: MainState, decision: Decision) -> tuple[Tips, int]:
-        """Record every claim, then, and only then, let the orders leave."""
-        begins = [begin for begin in decision.begin if self._key(begin) not in self._orders][:MOST_FACTS]
+        """Record every order and claim, then, and only then, let them leave: `disable` before all else."""
+        if self._finishing:
+            decision = replace(decision, begin=(), converge=())
+        orders = self._desired.orders(decision.converge, state)[:MOST_FACTS]
+        settled = self._evidence.settled(decision.begin)
+        begins = self._operations.not_under_way(settled, MOST_FACTS - len(orders))
         errands = self._claiming.errands(begins, state, self._records, self._probing.observations)
+        parts = [order_facts(orders)] if orders else []
         if errands:
-            tips = self._audit.record(tips, self._claiming.facts(errands), state.tip, self._clock.now())
-        for errand in [*errands, *self._unfinished(decision)]:
-            self._send(errand, state)
-        return tips, len(errands)
+            parts.append(self._claiming.facts(errands))
+        if parts:
+            tips = self._audit.record(tips, joined(parts), state.tip, self._moment(state))
+        self._seen_through(decision, {order.spec.service for order in orders})
+        if not self._finishing:
+            self._desired.send(orders, state, self._book().words)
+        self._operations.send([*errands, *self._operations.unfinished(decision, self._records)], state)
+        return tips, len(orders) + len(errands)
+
+    def _collect(self, patience: float) -> None:
+        """Wait a moment for answers, at most `patience` seconds, and keep what they brought."""
+        began = time.monotonic()
+        self._desired.wait(patience)
+        self._operations.wait(max(patience - (time.monotonic() - began), 0.0))
+        self._desired.collect()
+        self._operations.collect()
 
     def _record_results(self, tips: Tips, state: MainState) -> tuple[Tips, int]:
         """Record every outcome at hand; those that cannot be recorded now are kept for the next pass."""
-        self._outcomes = {key: item for key, item in self._outcomes.items() if self._still_ours(key, item)}
-        outcomes = dict(list(self._outcomes.items())[:MOST_FACTS])
-        if not outcomes:
+        states = self._desired.outcomes(MOST_FACTS)
+        outcomes = self._operations.outcomes(self._records, MOST_FACTS - len(states))
+        if not outcomes and not states:
             return tips, 0
-        tips = self._audit.record(tips, result_facts(list(outcomes.values())), state.tip, self._clock.now())
-        self._probing.look_soon(service for _, service in outcomes)
-        for key in outcomes:
-            del self._outcomes[key]
-        return tips, len(outcomes)
-
-    def _still_ours(self, key: tuple[str, str], outcome: Outcome) -> bool:
-        """Whether nobody recorded a result meanwhile, or took the operation over."""
-        known = self._records.of(key[0])
-        operation = known.operations.get(key[1]) if known else None
-        if operation is None:
-            return True
-        last = operation.claims[-1].spec.attempt if operation.claims else 0
-        return operation.result is None and last <= outcome.claim.spec.attempt
+        tips = self._audit.record(tips, all_results(outcomes, states), state.tip, self._clock.now())
+        self._operations.recorded(outcomes)
+        self._desired.recorded(states)
+        acted_on = [item.result.spec.service for item in outcomes]
+        self._probing.look_soon([*acted_on, *(item.result.spec.service for item in states)])
+        return tips, len(outcomes) + len(states)
 
     # ---- what the steps need --------------------------------------------------------------------
 
-    def world(self, state: MainState, lost: frozenset[tuple[str, str]] = frozenset()) -> World:
-        """Everything the next decision depends on."""
+    def world(self, state: MainState, converge_only: frozenset[str] | None = None) -> World:
+        """Everything the next decision depends on; the convergence of all services, or of these only."""
+        lease = state.settings.document.spec.lease.total_seconds()
         return World(
             state=state,
             requests=self._requests,
@@ -251,9 +293,39 @@ class Reconciler:
             now=self._clock.now(),
             reconciler=self._name,
             observations=self._probing.observations,
-            lost_leases=lost,
-            quarantined=frozenset(name for name, count in self._crashes.items() if count >= QUARANTINE_AFTER),
+            lost_leases=self._leases.lost(self._records, self._name, lease),
+            quarantined=self._operations.quarantined,
+            converge_only=converge_only,
+            lost_orders=self._desired.silent(lease),
+            ledger=self._ledger,
         )
+
+    def _book(self) -> Ledger:
+        self._ledger = read_ledger(self._records, self._ledger)
+        return self._ledger
+
+    def _worth_a_look(self, state: MainState) -> frozenset[str]:
+        """The services whose document, report, records or time changed since convergence was last decided."""
+        book = self._book()
+        facts = (
+            self._probing.observations,
+            self._records.desired,
+            book.words,
+            book.acknowledged,
+            book.changed,
+        )
+        whole = (state.policy, state.settings, state.suspended)
+        lease = state.settings.document.spec.lease.total_seconds()
+        names = self._attention.look(state.services, facts, self._clock.now(), whole=whole)
+        return frozenset(names) | self._desired.silent(lease)
+
+    def _seen_through(self, decision: Decision, ordered: set[str]) -> None:
+        """Nothing more is to be done now for what was looked at, but for orders left to a later pass."""
+        left = {item.service.document.metadata.name for item in decision.converge} - ordered
+        self._attention.settle(left)
+        for wait in decision.wait:
+            if wait.until is not None:
+                self._attention.wait(wait.service, wait.until)
 
     def _awaited(self) -> list[str]:
         """Services that an approved request waits for and that were not seen since it was approved."""
@@ -268,89 +340,64 @@ class Reconciler:
         seen = self._probing.observations.get(service)
         return seen is not None and seen.ok
 
-    def _cancelled(self, cancel: Cancel, state: MainState, now: datetime) -> list[Facts]:
-        spec = cancel.request.document.spec if cancel.request.document else None
-        who = spec.requested_by if spec else ""
-        message = f"cancelled by {who} in {cancel.request.name}: {spec.reason if spec else ''}"
-        refusal = make_refusal(cancel.victim, "Cancelled", "CancelledByRequest", message, state.tip, now)
-        errands = self._claiming.errands(built_in_begins(cancel, state), state, self._records, {})
-        claimed = self._claiming.facts(errands)
-        done = result_facts([built_in_outcome(errand, message, now) for errand in errands])
-        ended = refusal_facts(cancel.victim, refusal, self._records.of(cancel.victim.name))
-        return [ended, claimed, done]
-
-    def _unfinished(self, decision: Decision) -> list[Errand]:
-        """What we claimed and have no outcome for: asked about, unless the answer is on its way."""
-        errands = []
-        cancelled = {cancel.victim.name for cancel in decision.cancel}
-        for ask in decision.ask:
-            spec = ask.claim.spec
-            known = self._records.of(spec.request)
-            key = (spec.request, spec.service)
-            if known is None or key in self._orders or key in self._outcomes:
-                continue
-            ended = known.refusal is not None or spec.request in cancelled
-            claims = known.operations[spec.service].claims
-            errands.append(
-                Errand(known.folder, ask.request, ask.service, claims, ask_first=True, tombstone=ended)
-            )
-        return errands
-
-    def _send(self, errand: Errand, state: MainState) -> None:
-        self._orders.start(errand.key, lambda: self._courier.run(errand, state))
-
-    def _collect(self, patience: float) -> None:
-        """Wait a moment for answers, and keep every outcome until it is recorded."""
-        self._orders.wait(patience)
-        for key, future in self._orders.take_landed():
-            error = future.exception()
-            self._waits.pop(key, None)
-            if error is not None:
-                self._crashes[key[0]] += 1
-                self._waits[key] = f"OrderCrashed: {type(error).__name__}; the reconciler's log says more"
-                log.error("request %s, service %s: the order crashed", *key, exc_info=error)
-                continue
-            answer = future.result()
-            if answer.outcome:
-                self._outcomes[key] = answer.outcome
-            else:
-                self._waits[key] = f"{answer.reason}: {shown(answer.message)}"[:MAX_WAIT]
-                log.info("request %s, service %s: %s: %s", *key, answer.reason, answer.message)
-
     def _waiting(self, state: MainState) -> dict[str, str]:
         """Why operations under way have no result yet; told in the heartbeat, for nothing is recorded."""
-        running = {(request.name, operation.service) for request, operation in self._records.running()}
-        gone = {key: GONE for key in running if key[1] not in state.services}
-        self._waits = {key: why for key, why in self._waits.items() if key in running}
-        return {"/".join(key): why for key, why in {**self._waits, **gone}.items()}
+        operations = self._operations.waits(state, self._records)
+        return {**operations, **self._desired.waits(), **self._evidence.waits()}
 
     def _beat(self, state: MainState) -> None:
         try:
-            self._pulse.beat(state, self._probing.observations, self._waiting(state))
+            if self._pulse.beat(
+                state, self._probing.observations, self._waiting(state), self._probing.failing
+            ):
+                self._watcher.beaten(self._clock.now())
         except StoreError as error:
+            self._watcher.troubled(error)
             log.warning("the heartbeat was not pushed: %s", error)
-
-    @staticmethod
-    def _key(begin: Begin) -> tuple[str, str]:
-        return begin.request.name, begin.service.document.metadata.name
 
     def _report(self, before: Tips, after: Tips, began: int, ended: int, stalled: str = "") -> PassReport:
         commits = int(before.audit != after.audit)
         suspended = self._state.suspended if self._state else None
         stalled = stalled or (f"{suspended.reason}: {suspended.message}" if suspended else "")
-        return PassReport(after.audit, commits, began, ended, len(self._orders) + len(self._probes), stalled)
+        under_way = self._operations.under_way + self._desired.under_way + len(self._probing)
+        under_way += len(self._evidence)
+        return PassReport(after.audit, commits, began, ended, under_way, stalled)
+
+    def probe_beside(self) -> None:
+        """From now on probe in a thread of its own, so that no pass makes a probe late; `close` ends it."""
+        self._probing.run_beside()
 
     def next_due(self) -> float | None:
         """When the next probe is due, by the clock's monotonic seconds."""
         return self._probing.next_due()
 
+    def ring(self) -> None:
+        """Something happened at the forge: look at once. May be called from any thread."""
+        self._evidence.ring()
+
     def finish(self, seconds: float) -> None:
-        """Take what is under way to its end, at most so long, and record it."""
-        deadline = self._clock.monotonic() + seconds
-        while (len(self._orders) or self._outcomes) and self._clock.monotonic() < deadline:
+        """Take what is under way to its end, at most so long, and record it; nothing new is begun."""
+        self._finishing = True
+        began = self._clock.monotonic()
+        while self._clock.monotonic() - began < seconds:
+            told = self._desired.busy and self._clock.monotonic() - began < STATE_PATIENCE
+            if not (self._operations.busy or told):
+                return
+            self.landed.wait(min(0.2, seconds))
             self.one_pass(patience=min(1.0, seconds))
+
+    @property
+    def in_force(self) -> MainState | None:
+        """Main as last judged; None before the first pass."""
+        return self._state
+
+    def standing(self) -> Standing:
+        """How many services and requests stand in which state; may be asked from any thread."""
+        return count(self._statuses.on_record(), self._requests, self._records, self._holds)
 
     def close(self) -> None:
         """End the threads; what is under way is asked about after the next start."""
-        self._orders.close()
-        self._probes.close()
+        self._evidence.close()
+        self._desired.close()
+        self._operations.close()
+        self._probing.close()

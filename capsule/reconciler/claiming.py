@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from capsule.decide import Begin, Cancel
+from capsule.decide import Begin
 from capsule.documents.types import (
     API_VERSION,
     Claim,
     ClaimSpec,
-    Evidence,
     Journal,
     Metadata,
 )
 from capsule.lifecycle import Observation, Records
 from capsule.reconciler.clock import Clock
 from capsule.reconciler.orders import Errand
-from capsule.reconciler.recording import Facts, Outcome, claim_facts, folder_of, make_result
+from capsule.reconciler.recording import Facts, claim_facts, folder_of
 from capsule.trust.state import JudgedRequest, MainState
-from capsule_agent.protocol.messages import operation_id
 
 
 class Claiming:
@@ -77,7 +74,7 @@ class Claiming:
             action=judged.document.spec.action,
             requested_by=judged.document.spec.requested_by,
             approved_by=judged.approved_by,
-            evidence=weakest_evidence(judged),
+            evidence=judged.evidence,
             observed_revision=state.tip,
             reconciler=self._name,
             attempt=begin.attempt,
@@ -85,31 +82,3 @@ class Claiming:
             journal=Journal(id=mark.id, sequence=mark.sequence) if mark else None,
             claimed_at=self._clock.now(),
         )
-
-
-def weakest_evidence(judged: JudgedRequest) -> Evidence:
-    """The weakest kind among the approvals that count; a signature where none was needed (the request's)."""
-    order: tuple[Evidence, ...] = ("merge", "forge", "signature")
-    kinds = {seen.evidence for seen in judged.approvals if seen.counts and seen.decision == "approve"}
-    return next((kind for kind in order if kind in kinds), "signature")
-
-
-def built_in_begins(cancel: Cancel, state: MainState) -> list[Begin]:
-    """The operations of a built-in action: one for every target that is in force."""
-    judged = cancel.request
-    targets = judged.document.spec.targets if judged.document else ()
-    services = [state.services[name] for name in targets if name in state.services]
-    return [
-        Begin(
-            judged,
-            service,
-            operation_id(state.root, judged.name, judged.digest, service.document.metadata.name),
-        )
-        for service in services
-    ]
-
-
-def built_in_outcome(errand: Errand, message: str, now: datetime) -> Outcome:
-    """The result of a built-in action: no agent took part, so there is no receipt."""
-    result = make_result(errand.claim, "succeeded", "CancelledByRequest", message, now)
-    return Outcome(errand.folder, errand.claim, result)

@@ -12,10 +12,11 @@ from datetime import timedelta
 
 from capsule.documents.paths import RequestFolder
 from capsule.documents.problems import shown
-from capsule.documents.types import Claim, ResultOutcome, Service
+from capsule.documents.types import AgentAddress, Claim, ResultOutcome, Service, StateOrder
 from capsule.lifecycle import Observation
 from capsule.reconciler.clock import Clock
 from capsule.reconciler.recording import Outcome, make_result
+from capsule.reconciler.state_records import StateOutcome, make_state_result
 from capsule.transport.api import CallName, Transport, TransportError
 from capsule.trust.receipts import Untrusted, open_receipt, open_report
 from capsule.trust.state import InForce, JudgedRequest, MainState
@@ -39,6 +40,10 @@ REASONS: dict[str, str] = {
     "RequestGone": "The request is no longer in the repository; what was not begun never will be.",
 }
 QUERY_SECONDS = 15.0
+STATE_SECONDS = 30.0
+"""Longest wait for the receipt of a desired-state order: it is told again, so no thread waits longer."""
+_LATER = frozenset({"Busy", "OrderTooLate", "AttemptOutdated"})
+"""Refusals of a desired-state order that say nothing of it but "not now"."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,15 @@ class Answer:
     """What an errand brought: an outcome to record, or the reason why there is none yet."""
 
     outcome: Outcome | None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class StateAnswer:
+    """What telling a desired-state order brought: an outcome to record, or why there is none yet."""
+
+    outcome: StateOutcome | None
     reason: str = ""
     message: str = ""
 
@@ -118,9 +132,44 @@ class Courier:
         except Untrusted as error:
             return self._doubt(errand, error.reason, str(error))
 
+    def tell_state(self, order: StateOrder, service: InForce[Service], state: MainState) -> StateAnswer:
+        """Tell an agent what its document says; to tell it again is harmless, so a doubt is no outcome."""
+        limit = min(state.settings.document.spec.order_timeout.total_seconds(), STATE_SECONDS)
+        agent, spec = service.document.spec.agent, order.spec
+        told = Order(
+            repository=self._root,
+            op_id=spec.op_id,
+            service=spec.service,
+            action=spec.action,
+            params={**spec.params, "generation": spec.generation},
+            request="",
+            request_digest=spec.document_digest,
+            attempt=1,
+            not_after=self._not_after(limit),
+            reconciler=self._name,
+        )
+        try:
+            key = _key_of(agent)
+            body = self._sealed(told.to_json(), state, None)
+            answer = self._transport.call(agent, "order", body, timeout=limit)
+            receipt, payload, signature = open_receipt(
+                answer,
+                key,
+                repository=self._root,
+                service=spec.service,
+                op_id=spec.op_id,
+                attempt=1,
+            )
+        except (TransportError, Untrusted) as error:
+            return StateAnswer(None, error.reason, str(error))
+        if receipt.outcome == "running" or (receipt.outcome == "refused" and receipt.reason in _LATER):
+            return StateAnswer(None, receipt.reason, receipt.message)
+        result = make_state_result(order, receipt, payload, self._clock.now())
+        return StateAnswer(StateOutcome(result, payload, signature))
+
     def _tell(self, errand: Errand, state: MainState, timeout: float) -> Answer:
         judged = errand.request
-        if judged is None or judged.document is None or judged.document.spec.expires <= self._clock.now():
+        if judged is None or judged.document is None or not self._still_asked(errand, judged):
             gone = replace(errand, ask_first=True, tombstone=True)
             return self._ask(gone, state)[1]
         spec = judged.document.spec
@@ -139,11 +188,17 @@ class Courier:
         approvals = tuple(
             SignedText(seen.document.decode(), seen.signature)
             for seen in judged.approvals
-            if seen.counts and seen.decision == "approve"
+            if seen.counts and seen.decision != "reject" and seen.evidence == "signature"
         )
         evidence = Evidence(SignedText(judged.raw.decode(), judged.signature), approvals)
         body = self._sealed(order.to_json(), state, evidence)
         return self._receive(errand, "order", body, timeout)[1]
+
+    def _still_asked(self, errand: Errand, judged: JudgedRequest) -> bool:
+        """Whether the text that was claimed still stands: one edited since never leaves as an order."""
+        document = judged.document
+        same = judged.digest == errand.claim.spec.request_digest
+        return same and document is not None and document.spec.expires > self._clock.now()
 
     def _ask(self, errand: Errand, state: MainState) -> tuple[Receipt | None, Answer]:
         spec = errand.claim.spec
@@ -162,13 +217,12 @@ class Courier:
         self, errand: Errand, name: CallName, body: bytes, timeout: float
     ) -> tuple[Receipt | None, Answer]:
         agent = errand.service.document.spec.agent
-        if agent.key is None:
-            raise Untrusted("ObserveOnly", "the service has no agent key")
+        key = _key_of(agent)
         spec = errand.claim.spec
         answer = self._transport.call(agent, name, body, timeout=timeout)
         receipt, payload, signature = open_receipt(
             answer,
-            sshsig.PublicKey.parse(agent.key),
+            key,
             repository=self._root,
             service=spec.service,
             op_id=spec.op_id,
@@ -237,3 +291,10 @@ class Courier:
 
     def _not_after(self, seconds: float) -> str:
         return instant_text(self._clock.now() + timedelta(seconds=seconds))
+
+
+def _key_of(agent: AgentAddress) -> sshsig.PublicKey:
+    """The key that signs this agent's receipts. Raises Untrusted."""
+    if agent.key is None:
+        raise Untrusted("ObserveOnly", "the service has no agent key")
+    return sshsig.PublicKey.parse(agent.key)

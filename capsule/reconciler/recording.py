@@ -7,6 +7,7 @@ is an exception that throws the batch away. Called by the reconciler alone.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Literal
 from capsule.documents.codec import emit
 from capsule.documents.digests import bytes_digest
 from capsule.documents.paths import AUDIT, RECORDS, RequestFolder, status_path
+from capsule.documents.secrets import redacted
 from capsule.documents.types import (
     API_VERSION,
     Claim,
@@ -27,18 +29,24 @@ from capsule.documents.types import (
     Result,
     ResultOutcome,
     ResultSpec,
+    Scalar,
     ServiceStatus,
 )
 from capsule.lifecycle import RequestRecords
+from capsule.reconciler.context import about
+from capsule.reconciler.watcher import Fact, Unwatched, Watcher, facts_of
 from capsule.store.api import Draft, Person, PushUnclear, RefMoved, RefUpdate, Store, StoreError
 from capsule.trust.objects import BadObject, MissingObject, find, read_commit
 from capsule.trust.state import JudgedRequest
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.messages import Receipt, instant
 
+log = logging.getLogger("capsule.reconciler")
 OBSERVED = "Capsule-Revision"
 MOST_FACTS = 500
 """Facts in one commit: readers refuse a commit object above 1 MiB."""
+Words = tuple[str, str, str]
+"""Action, service, and what is to be said of it."""
 _COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
@@ -66,7 +74,7 @@ def claim_facts(claims: Iterable[tuple[RequestFolder, Claim]], parents: Sequence
     edits = {folder.claim(item.spec.service, item.spec.attempt): emit(item) for folder, item in pairs}
     trailers = [pair for _, item in pairs for pair in _claim_trailers(item.spec)]
     return Facts(
-        edits, _subject([(i.spec.action, i.spec.service, "claimed") for _, i in pairs]), trailers, parents
+        edits, told_of([(i.spec.action, i.spec.service, "claimed") for _, i in pairs]), trailers, parents
     )
 
 
@@ -99,10 +107,14 @@ def result_facts(outcomes: Sequence[Outcome]) -> Facts:
             ("Capsule-Reason", item.result.spec.reason),
         )
     ]
-    words = [
+    return Facts(edits, told_of(result_words(outcomes)), trailers)
+
+
+def result_words(outcomes: Sequence[Outcome]) -> list[Words]:
+    """Action, service and outcome of each."""
+    return [
         (item.result.spec.action, item.result.spec.service, item.result.spec.outcome) for item in outcomes
     ]
-    return Facts(edits, _subject(words), trailers)
 
 
 def refusal_facts(judged: JudgedRequest, refusal: Refusal, records: RequestRecords | None) -> Facts:
@@ -176,8 +188,10 @@ def make_result(
     now: datetime,
     receipt: Receipt | None = None,
     payload: bytes | None = None,
+    outputs: Mapping[str, Scalar] | None = None,
 ) -> Result:
-    """The Result document for a claimed operation; `payload` are the signed bytes of the agent's receipt."""
+    """The Result document for a claimed operation; `payload` are the signed bytes of the agent's receipt, or
+    `outputs` those of a built-in action, which has none."""
     spec = claim.spec
     return Result(
         api_version=API_VERSION,
@@ -192,7 +206,7 @@ def make_result(
             outcome=outcome,
             reason=reason,
             message=message[:500],
-            outputs=_outputs(receipt),
+            outputs=outputs or plain_outputs(receipt),
             started_at=instant(receipt.started_at) if receipt and receipt.started_at else None,
             finished_at=instant(receipt.finished_at) if receipt and receipt.finished_at else None,
             recorded_at=now,
@@ -201,7 +215,8 @@ def make_result(
     )
 
 
-def _outputs(receipt: Receipt | None) -> Mapping[str, str | int | bool]:
+def plain_outputs(receipt: Receipt | None) -> Mapping[str, str | int | bool]:
+    """What an agent gave out, as far as records hold it; nothing without a receipt."""
     if receipt is None:
         return {}
     return {name: value for name, value in receipt.outputs.items() if isinstance(value, str | int | bool)}
@@ -222,8 +237,11 @@ class RecordExists(StoreError):
 class AuditBranch:
     """The machine's branch: writes facts as signed commits, moves the ref by compare-and-swap."""
 
-    def __init__(self, store: Store, signer: sshsig.Signer, name: str, root: str) -> None:
+    def __init__(
+        self, store: Store, signer: sshsig.Signer, name: str, root: str, watcher: Watcher | None = None
+    ) -> None:
         self._store = store
+        self._watcher = watcher or Unwatched()
         self._signer = signer
         self._person = Person(name, f"{name}@reconciler.invalid")
         self._root = root
@@ -264,7 +282,15 @@ class AuditBranch:
         )
         commit = self._store.write(draft)
         self._publish(tips.audit, commit)
+        self._tell(commit, facts)
         return Tips(commit, main)
+
+    def _tell(self, commit: str, facts: Facts) -> None:
+        told = list(facts_of(facts.trailers))
+        only = told[0] if len(told) == 1 else Fact()
+        with about(request=only.request, service=only.service):
+            log.info("audit %s: %s", commit[:12], facts.subject)
+        self._watcher.recorded(commit, told)
 
     def _check_new(self, base: str, facts: Facts) -> None:
         """Records are created, never rewritten: whoever asks for that has a defect, or came too late."""
@@ -284,7 +310,7 @@ class AuditBranch:
 
 def _message(facts: Facts, main: str) -> str:
     lines = [f"{name}: {value}" for name, value in (*facts.trailers, (OBSERVED, main))]
-    return f"{facts.subject}\n\n" + "\n".join(lines) + "\n"
+    return redacted(f"{facts.subject}\n\n" + "\n".join(lines) + "\n")
 
 
 def _claim_trailers(spec: ClaimSpec) -> list[tuple[str, str]]:
@@ -298,7 +324,7 @@ def _claim_trailers(spec: ClaimSpec) -> list[tuple[str, str]]:
     ]
 
 
-def _subject(words: Sequence[tuple[str, str, str]]) -> str:
+def told_of(words: Sequence[Words]) -> str:
     """Such as "rotateKey openai-chat: succeeded", or "rotateKey: 3 succeeded, 1 failed"."""
     if len(words) == 1:
         action, service, outcome = words[0]
@@ -306,5 +332,5 @@ def _subject(words: Sequence[tuple[str, str, str]]) -> str:
     parts = []
     for action in dict.fromkeys(word[0] for word in words):
         counts = Counter(outcome for name, _, outcome in words if name == action)
-        parts.append(f"{action}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+        parts.append(f"{action}: " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items())))
     return "; ".join(parts)

@@ -11,6 +11,7 @@ from capsule.lifecycle import Records
 from capsule.reconciler.clock import Clock
 from capsule.store.api import LOCAL_PREFIX, RefUpdate, Store
 from capsule.trust.audit import verify_audit
+from capsule.trust.key_validity import policy_at
 from capsule.trust.objects import BadObject, CommitInfo, MissingObject, read_commit
 from capsule.trust.policy import signer_of
 from capsule.trust.state import MainState
@@ -95,7 +96,7 @@ def _new_commits(store: Store, root: str, audit: str | None, before: str) -> lis
 
 
 def _by_present_machine(state: MainState, commit: CommitInfo) -> bool:
-    policy = state.policy.document
+    policy = policy_at(state.policy.document, state.seen.now if state.seen else None)
     try:
         name = signer_of(policy, commit.signed_payload, commit.signature or "", COMMIT)
     except BadSignature:

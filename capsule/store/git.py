@@ -7,11 +7,13 @@ Called by commands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dulwich.config import apply_instead_of
 from dulwich.errors import NotGitRepository
 from dulwich.object_format import DEFAULT_OBJECT_FORMAT
+from dulwich.object_store import DiskObjectStore
 from dulwich.refs import DiskRefsContainer
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
@@ -41,15 +43,24 @@ _FRESH_CONFIG = (
 
 
 def open_store(
-    path: Path | str, *, remote: str | None = "auto", settings: RemoteSettings | None = None
+    path: Path | str,
+    *,
+    remote: str | None = "auto",
+    settings: RemoteSettings | None = None,
+    borrowed: Sequence[Path] = (),
 ) -> GitStore:
     """Open the repository at or above `path` (a working directory, a folder in it, or a bare one).
 
     `remote`: "auto" makes the remote `origin` the authority if the repository has one; None works on the
-    local repository alone; else the name of a remote, or a URL. Raises NotARepository, StoreError.
+    local repository alone; else the name of a remote, or a URL. `borrowed` are folders of objects that are
+    read besides, such as the quarantine in which git keeps what a push brings while its hook decides
+    (git-receive-pack(1), QUARANTINE ENVIRONMENT). Raises NotARepository, StoreError.
     """
     repo = _discover(Path(path))
     try:
+        if borrowed:
+            repo.object_store.close()
+            repo.object_store = DiskObjectStore(Path(repo.commondir()) / "objects", alternates=borrowed)
         return GitStore(repo, *_authority(repo, remote, settings or RemoteSettings()))
     except BaseException:
         repo.close()

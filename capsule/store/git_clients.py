@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-import urllib3
 from dulwich.client import TraditionalGitClient
 from dulwich.config import Config
 from dulwich.errors import NotGitRepository
@@ -19,12 +18,14 @@ from dulwich.objects import ObjectID
 from dulwich.protocol import Protocol, pkt_line
 
 from capsule.store.git_duplex import Duplex, Patience, ProcessDuplex, SocketDuplex
-from capsule.store.git_http import HttpClient, HttpLogin, http_pool
 from capsule.store.git_process import clean_environment
 from capsule.store.git_settings import RemoteSettings
 from capsule.store.git_url import RemoteUrl
 
 if TYPE_CHECKING:
+    import urllib3
+
+    from capsule.store.git_http import HttpClient, HttpLogin
     from capsule.store.git_ssh import SshConnector
 
 _GIT_PORT = 9418
@@ -58,7 +59,7 @@ class StreamClient(TraditionalGitClient):
         return " ".join(filter(None, (duplex.diagnosis() for _, duplex in self._opened)))
 
 
-Client = StreamClient | HttpClient
+Client: TypeAlias = "StreamClient | HttpClient"
 
 
 class Tips:
@@ -92,6 +93,9 @@ class Clients:
         """A client for one call; the caller closes it. Raises OSError, StoreError."""
         patience = Patience.of(self._settings.timeout, self._settings.whole)
         if url.scheme in ("http", "https"):
+            # urllib3 costs a tenth of a second to import, paramiko as much: only who needs one pays.
+            from capsule.store.git_http import HttpClient
+
             return HttpClient(url, login, self._pool(url), self._config, self._settings.timeout)
         if url.scheme == "ssh":
             connector = self._connector(url)
@@ -107,6 +111,8 @@ class Clients:
         return StreamClient(lambda service, path, version: _dial_path(service, path, version, patience))
 
     def _pool(self, url: RemoteUrl) -> urllib3.PoolManager:
+        from capsule.store.git_http import http_pool
+
         with self._lock:
             if url.text not in self._pools:
                 self._pools[url.text] = http_pool(url, self._config, self._settings.timeout)
@@ -115,7 +121,6 @@ class Clients:
     def _connector(self, url: RemoteUrl) -> SshConnector:
         with self._lock:
             if url.text not in self._ssh:
-                # paramiko costs a command a tenth of a second to import: only who needs it pays.
                 from capsule.store.git_ssh import SshConnector
 
                 self._ssh[url.text] = SshConnector(url.host, url.port, url.user, self._settings.ssh)

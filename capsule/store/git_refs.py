@@ -44,9 +44,12 @@ class LocalRefs:
 
     def all(self, prefix: str = "refs/") -> dict[str, str]:
         """Ids by full name, of refs below `prefix`; symbolic, broken and undecodable ones are passed over."""
+        base = prefix.encode()
+        folder = base[: base.rfind(b"/") + 1]
         with self._lock:
-            base = prefix.encode()
-            names = [name for name in self._refs.allkeys() if name.startswith(base)]
+            # Only the folder that is asked about is walked: a pass asks several times.
+            known = [folder + key for key in self._refs.subkeys(Ref(folder))] if folder else []
+            names = [name for name in known if name.startswith(base)]
             found = {text: self._read(name) for name in names if (text := _text(name)) is not None}
         return {name: oid for name, oid in sorted(found.items()) if oid is not None}
 

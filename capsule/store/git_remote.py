@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from dulwich.client import HTTPUnauthorized, SendPackResult
 from dulwich.config import Config
@@ -30,13 +30,15 @@ from dulwich.refs import Ref
 
 from capsule.store.api import PushRefused, PushUnclear, RefUpdate, RemoteUnreachable, StoreError
 from capsule.store.git_clients import Client, Clients, StreamClient, Tips
-from capsule.store.git_http import HttpLogin, forget_login, given_login, helper_login
 from capsule.store.git_process import clean_environment
 from capsule.store.git_refs import moved
 from capsule.store.git_settings import RemoteSettings
 from capsule.store.git_url import RemoteUrl
 from capsule.store.objects import check_room, is_object_id
 from capsule.trust.objects import MissingObject
+
+if TYPE_CHECKING:
+    from capsule.store.git_http import HttpLogin
 
 _SHOWN_CHARACTERS = 600
 
@@ -218,10 +220,14 @@ class GitRemote:
         except HTTPUnauthorized:
             self._helper_login = None
             if login is not None:
+                from capsule.store.git_http import forget_login
+
                 forget_login(url, login, clean_environment())
             raise RemoteUnreachable(f"cannot {verb} {url.shown}: the login was refused") from None
 
     def _ask_helper(self, url: RemoteUrl) -> HttpLogin | None:
+        from capsule.store.git_http import given_login, helper_login
+
         settings = self._settings.http
         if settings.helper and given_login(url, settings) is None:
             self._helper_login = helper_login(url, clean_environment())
@@ -254,6 +260,8 @@ class GitRemote:
     def _login(self, url: RemoteUrl) -> HttpLogin | None:
         if url.scheme not in ("http", "https"):
             return None
+        from capsule.store.git_http import given_login
+
         return given_login(url, self._settings.http) or self._helper_login
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +66,7 @@ class GitStore:
         self._incoming = Incoming(self._db.read, self._db.has, remote.shown if remote else "")
         # dulwich complains loudly, at the end of the program, of packs that nobody closed.
         self._closing = weakref.finalize(self, _close, remote, self._db, repo)
+        self._fetched = self._git_folder / "FETCH_HEAD"  # git writes it at each fetch, too
         self.files_left_behind: str | None = None
         """Why the files of the checked-out branch could not follow its last move; None if they did."""
 
@@ -147,6 +149,16 @@ class GitStore:
             commits, left_out = self._fetch(self._remote, REMOTE_PREFIXES)
             self._remember(commits, left_out)
             self._incoming.note_skipped(left_out)
+            self._fetched.touch()
+
+    def fetched_at(self) -> datetime | None:
+        """When this repository last fetched, by git or by us; None when nobody knows, or without a remote."""
+        if self._remote is None:
+            return None
+        try:
+            return datetime.fromtimestamp(self._fetched.stat().st_mtime, UTC)
+        except OSError:
+            return None
 
     def begin_shallow(self, ref: str) -> None:
         """In a fresh clone, before the first refresh: take the newest commit of `ref` without its parents.

@@ -24,7 +24,7 @@ from capsule.transport.peer_text import quoted, word
 from capsule.transport.ssh_link import Link, ending_at, telling
 from capsule_agent.protocol.frames import MAX_BODY, MAX_NOISE, Frame, FrameError, FrameReader, frame
 
-_SLICE = 0.05  # longest uninterrupted wait for bytes, in seconds
+_SLICE = 0.5  # longest uninterrupted wait for bytes, in seconds; shorter where something is due before
 _FAR_REASONS = {
     "AgentUnreachable",
     "AgentTimeout",
@@ -129,7 +129,7 @@ class StdioChannel:
                 else:
                     self._news.wait(min(deadline, max(ping_at, now + _SLICE)) - now)
             if leading:
-                self._read_some()
+                self._read_some(min(_SLICE, (deadline if now >= ping_at else ping_at) - now))
             if time.monotonic() >= ping_at and self._heard < began:
                 ping_at = deadline
                 self._ping(deadline)
@@ -141,10 +141,11 @@ class StdioChannel:
             )
         raise timed_out(doing, sent=True)
 
-    def _read_some(self) -> None:
-        """Read once, at most for a moment, and hand out the answers that came."""
+    def _read_some(self, wait: float) -> None:
+        """Read once, at most for `wait` seconds, and hand out the answers that came."""
         frames: list[Frame] = []
         try:
+            self._channel.settimeout(wait)
             data = self._receive()
             frames = list(self._reader.feed(data)) if data else []
         except FrameError as error:

@@ -50,6 +50,7 @@ _HOST_KEYS = (
 )
 _CERTIFICATE = "-cert-v01@openssh.com"
 _KEEPALIVE = 30  # seconds; keeps firewalls on the way, and jump hosts, from forgetting the connection
+_IDLE_WAIT = 0.5  # seconds; paramiko's 0.1 costs a wake-up ten times a second for each idle connection
 _MOST_UNPROVED = 256 * 1024  # bytes from a peer whose host key is not checked yet
 _MOST_UNREAD = 16 * 1024 * 1024  # bytes between two looks at what arrived; a channel's window is 2 MiB
 
@@ -60,6 +61,7 @@ class Stream(Protocol):
     def send(self, data: bytes, /) -> int: ...
     def recv(self, size: int, /) -> bytes: ...
     def settimeout(self, seconds: float | None, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
     def close(self) -> None: ...
 
 
@@ -103,8 +105,10 @@ class BoundedStream:
         self._inner.settimeout(seconds)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and end the wait of whoever reads from it."""
         self._closed = True
+        with contextlib.suppress(OSError):
+            self._inner.shutdown(socket.SHUT_RDWR)
         self._inner.close()
 
 
@@ -169,6 +173,7 @@ def open_link(
             transport.auth_timeout = remaining(deadline, doing=doing, sent=False)
             log_in(transport, target.user, identity.keys, target.identities, transport.auth_timeout)
             transport.set_keepalive(_KEEPALIVE)
+            stream.settimeout(_IDLE_WAIT)
     except BaseException:
         transport.close()
         stream.close()

@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from capsule.documents.scalars import instant_text
-from capsule.documents.types import ActionRequest, Policy, Rule
+from capsule.documents.types import ActionRequest, Evidence, Policy, Rule
 from capsule.trust.changes import VoidApproval, check_person_signed
+from capsule.trust.evidence import accepts
 from capsule.trust.policy import may_approve
 from capsule.trust.state import SeenApproval
 from capsule_agent.protocol import messages, strict_json
@@ -29,17 +30,23 @@ REASONS: dict[str, str] = {
     "TargetChanged": "The agent, labels or pins of a target changed after it was approved.",
     "ExpiryChanged": "The approval names another expiry than the request.",
     "SelfApproval": "Nobody approves what they asked for.",
+    "EvidenceTooWeak": "An approval by a weaker kind of evidence than the rules that ask the person take: "
+    "let them sign an approval.",
+    "BreakGlassNotOwn": "Somebody else than the requester says that the glass is broken for it.",
+    "BreakGlassUnasked": "The glass is said to be broken for a request that does not break it.",
     "NotAnApprover": "The person is in none of the teams whose approval the rules ask.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalFiles:
-    """An approval document and its signature as they lie in the tree; no signature is None."""
+    """An approval document and its signature as they lie in the tree; no signature is None. `seal` is the
+    blob id of the signature."""
 
     principal: str
     document: bytes
     signature: bytes | None
+    seal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,7 @@ def judge_approval(subject: ApprovalSubject, files: ApprovalFiles) -> SeenApprov
         approval = _read(files)
         _check_signed(subject, files, approval)
         _check_subject(subject, approval)
-        if approval.decision == "approve":
-            _check_shown(subject, approval)
-        _check_asked(subject, files.principal)
+        _check_word(subject, approval)
     except VoidApproval as void:
         decision = approval.decision if approval else "approve"
         return SeenApproval(
@@ -99,11 +104,32 @@ def _check_subject(subject: ApprovalSubject, approval: Approval) -> None:
         raise VoidApproval("RequestChanged", f"request.yaml was {approval.request.digest[:80]} when approved")
 
 
+def _check_word(subject: ApprovalSubject, approval: Approval) -> None:
+    """Whether this person may say this."""
+    if approval.decision == "break-glass":
+        _check_breaks(subject, approval)
+        _check_shown(subject, approval)
+        return
+    if approval.decision == "approve":
+        if approval.principal == subject.request.spec.requested_by:
+            raise VoidApproval("SelfApproval", f"{approval.principal} asked for it")
+        _check_shown(subject, approval)
+    check_asked(subject.policy, subject.rules, approval.principal, "signature")
+
+
+def _check_breaks(subject: ApprovalSubject, approval: Approval) -> None:
+    """Only who asked breaks the glass, and only where the request says so: nobody's word is needed for that,
+    agents that want one are sent it."""
+    spec = subject.request.spec
+    if approval.principal != spec.requested_by:
+        raise VoidApproval("BreakGlassNotOwn", f"{spec.requested_by} asked for it, not {approval.principal}")
+    if not spec.break_glass:
+        raise VoidApproval("BreakGlassUnasked", "the request does not say breakGlass: true")
+
+
 def _check_shown(subject: ApprovalSubject, approval: Approval) -> None:
     """Everything the approver was shown is still so."""
     spec = subject.request.spec
-    if approval.principal == spec.requested_by:
-        raise VoidApproval("SelfApproval", f"{approval.principal} asked for it")
     if approval.request.requested_by != spec.requested_by:
         raise VoidApproval("RequesterChanged", f"names {approval.request.requested_by[:80]!r} as requester")
     if approval.request.action != spec.action:
@@ -120,9 +146,13 @@ def _check_shown(subject: ApprovalSubject, approval: Approval) -> None:
             raise VoidApproval("TargetChanged", f"agent, labels or pins of {name} changed since")
 
 
-def _check_asked(subject: ApprovalSubject, principal: str) -> None:
-    if not any(may_approve(subject.policy, rule, principal) for rule in subject.rules):
+def check_asked(policy: Policy, rules: Collection[Rule], principal: str, evidence: Evidence) -> None:
+    """Raise VoidApproval unless a rule asks for the word of `principal`, and takes this kind of evidence."""
+    asking = [rule for rule in rules if may_approve(policy, rule, principal)]
+    if not asking:
         raise VoidApproval("NotAnApprover", f"the word of {principal} is not asked for")
+    if not any(accepts(rule, evidence) for rule in asking):
+        raise VoidApproval("EvidenceTooWeak", f"the word of {principal} counts if signed, not by {evidence}")
 
 
 def _canonical(value: object) -> bytes | None:

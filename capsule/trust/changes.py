@@ -16,7 +16,8 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from capsule.documents.digests import bytes_digest, change_digest
-from capsule.documents.types import ChangeApproval, ChangeKind, Policy
+from capsule.documents.types import ChangeApproval, ChangeKind, Policy, Rule
+from capsule.trust.evidence import accepts, strongest
 from capsule.trust.policy import (
     is_person,
     may_approve,
@@ -78,6 +79,14 @@ class ChangeUnit:
     paths: Mapping[str, DigestPair]
     before: Labels | None
     after: Labels | None
+
+
+@dataclass(frozen=True, slots=True)
+class MergedBy:
+    """Who let a change in by a merge, and who wrote it."""
+
+    merger: str
+    authors: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +167,14 @@ def judge_change(
     words: Iterable[Word],
     now_so: Callable[[str], DigestPair],
     spent: Collection[tuple[str, str]] = (),
+    merged: Callable[[], MergedBy | None] = lambda: None,
 ) -> ChangeVerdict:
     """Judge `unit` under `policy`.
 
     `direct_authors` are people who signed the very commit of the change; `now_so` gives the digests in
     force and in the tree of any path, for a word counts only while everything it names is so. `spent`
     holds (digest of a word's document, path) that brought a change into force before: a word does so once.
+    `merged` tells who let it in by a merge and who wrote it; it is asked only where every rule takes that.
     """
     authors = {name for name in direct_authors if is_person(policy, name)}
     fitting: list[Word] = []
@@ -173,14 +184,23 @@ def judge_change(
         (stale if used_up or not _fits(word, unit, now_so) else fitting).append(word)
     said = {decision: {w.principal for w in fitting if w.decision == decision} for decision in _DECISIONS}
     authors |= said["propose"]
-    approvers = said["approve"] - authors
-    known = (tuple(sorted(authors)), tuple(sorted(approvers)))
     rules = rules_for_change(policy, unit.kind, unit.before, unit.after)
+    merge = merged() if takes_merge(unit.kind, rules or ()) else None
+    writers = merge.authors if merge else frozenset()
+    authors |= writers
+    given = strongest(
+        [(who, "signature") for who in said["approve"]] + ([(merge.merger, "merge")] if merge else [])
+    )
+    approvers = {who: evidence for who, evidence in given.items() if who not in authors}
+    known = (tuple(sorted(authors)), tuple(sorted(approvers)))
     if rules is None:
         return ChangeVerdict("NoRule", f"no rule of the policy is about this change of {unit.kind}", *known)
     if not authors:
         return ChangeVerdict("ChangeUnsigned", "nobody known to the policy asks for this change", *known)
-    if not any(all(may_request(policy, rule, author) for rule in rules) for author in authors):
+    asking = {who for who in authors if all(may_request(policy, rule, who) for rule in rules)}
+    if not writers <= asking:
+        asking -= writers  # whose hands the bytes went through, nobody tells apart
+    if not asking:
         return ChangeVerdict("NotEntitled", f"{', '.join(known[0])} may not ask for this change", *known)
     against = sorted(who for who in said["reject"] if any(may_approve(policy, rule, who) for rule in rules))
     if against:
@@ -193,6 +213,11 @@ def judge_change(
             text += f"; the word of {names} is about other bytes, or was used before"
         return ChangeVerdict("ApprovalsMissing", text, *known, missing)
     return ChangeVerdict("", "", *known, used=tuple(fitting))
+
+
+def takes_merge(kind: ChangeKind, rules: Collection[Rule]) -> bool:
+    """Whether a merge may say who lets such a change in: if all rules agree, never one of the policy."""
+    return kind != "policy" and bool(rules) and all(accepts(rule, "merge") for rule in rules)
 
 
 def _fits(word: Word, unit: ChangeUnit, now_so: Callable[[str], DigestPair]) -> bool:

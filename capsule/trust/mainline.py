@@ -27,6 +27,7 @@ from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import Capsule, ChangeKind, Service
 from capsule.trust import objects
 from capsule.trust.changes import is_word, named_paths
+from capsule.trust.key_validity import Seen
 from capsule.trust.objects import BadObject, Change, NotDescended, ObjectReader, TreeEntry
 from capsule.trust.policy import InvalidPolicy, load_policy
 from capsule.trust.signers import judge_signers
@@ -38,8 +39,8 @@ REASONS: dict[str, str] = {
     "rewound or replaced. Push the old tip back; new work goes on top of it.",
     "MachinePathOnMain": "Main holds status/ or records/, which reconcilers alone write, on audit. "
     "Remove them.",
-    "ServicesEmptied": "The last service disappeared at once, which is taken for an accident. "
-    "Bring one back.",
+    "ServicesEmptied": "The last service, or more of them than limits.maxShare, disappeared at once, which "
+    "is taken for an accident. Bring them back, or remove them in several merges.",
     "BadRoot": "The first commit does not hold what a state repository begins with.",
 }
 
@@ -155,14 +156,22 @@ def _is_service_document(path: str) -> bool:
 # ---- step by step -------------------------------------------------------------------------------
 
 
-def judge(reader: ObjectReader, root: str, tip: str, known: MainState | None = None) -> MainState:
-    """Main judged up to `tip`, going on from `known` where that is of the same root.
+def judge(
+    reader: ObjectReader,
+    root: str,
+    tip: str,
+    known: MainState | None = None,
+    seen: Seen | None = None,
+) -> MainState:
+    """Main judged up to `tip`, going on from `known` where that is of the same root, and will stay so.
+
+    `seen` tells when steps were seen, for keys that speak for a while only; without it these do not count.
 
     To notice that main was rewound between two runs, first judge up to the revision that audit observed
     last, then give the outcome as `known`. Raises BadRoot, MissingObject.
     """
-    state = known if known and known.root == root else begin(reader, root)
-    return advance(reader, state, tip)
+    state = known if known and known.root == root and not known.fleeting else begin(reader, root)
+    return advance(reader, replace(state, seen=seen), tip)
 
 
 def advance(reader: ObjectReader, state: MainState, tip: str) -> MainState:
@@ -227,9 +236,8 @@ class _Diff:
 
 def _taken(reader: ObjectReader, state: MainState, diff: _Diff) -> MainState:
     was_held = state.held is not None or diff.missed
-    signed = not diff.merged and not was_held
-    pending = _pending(reader, state, diff.commit, diff.differing, signed=signed)
-    emptied = _emptied(reader, pending, diff.after.services, diff.commit)
+    pending = _pending(reader, state, diff, speaks=not was_held)
+    emptied = _emptied(reader, state, pending, diff)
     words = _arrived_words(reader, diff)
     step = Step(reader, state, diff.commit, diff.tree, _with_words(pending, words))
     touched = bool(diff.differing) or state.policy.since == state.tip
@@ -240,7 +248,7 @@ def _taken(reader: ObjectReader, state: MainState, diff: _Diff) -> MainState:
     signers = state.signers
     findings = tuple(each for each in state.findings if each.path.startswith(SIGNERS_FOLDER))
     if diff.before.signers != diff.after.signers or taken.policy is not state.policy:
-        policy = taken.policy.document
+        policy = step.valid(taken.policy.document)
         signers, findings = judge_signers(reader, state.root, diff.after.signers, policy, signers)
     taken = replace(
         taken,
@@ -249,6 +257,7 @@ def _taken(reader: ObjectReader, state: MainState, diff: _Diff) -> MainState:
         signers=signers,
         held=held,
         suspended=held,
+        fleeting=state.fleeting or step.fleeting,
     )
     return replace(taken, findings=_findings(taken, findings))
 
@@ -258,17 +267,23 @@ def _held_by_policy(change: PendingChange | None) -> Finding | None:
 
 
 def _emptied(
-    reader: ObjectReader,
-    pending: Mapping[str, PendingChange],
-    services: str | None,
-    commit: str,
+    reader: ObjectReader, state: MainState, pending: Mapping[str, PendingChange], diff: _Diff
 ) -> Finding | None:
-    """What is wrong when no service document is left although services are in force."""
-    if not any(change.kind == "service" and change.new is None for change in pending.values()):
+    """What is wrong when services in force go at once: all of them, or more than limits.maxShare (one may
+    always go, and a document that moves to another folder is not gone)."""
+    services = [change for change in pending.values() if change.kind == "service"]
+    stay = {service_name(change.path) for change in services if change.new is not None}
+    gone = [each for each in services if each.new is None and service_name(each.path) not in stay]
+    if not gone:
         return None
-    if any(service_name(change.path) for change in objects.changes(reader, None, services, SERVICES)):
+    left = objects.changes(reader, None, diff.after.services, SERVICES)
+    if not any(service_name(change.path) for change in left):
+        return Finding("ServicesEmptied", REASONS["ServicesEmptied"], SERVICES, diff.commit)
+    share, before = state.settings.document.spec.limits.max_share, len(state.services)
+    if len(gone) == 1 or len(gone) * 100 <= share * before:
         return None
-    return Finding("ServicesEmptied", REASONS["ServicesEmptied"], SERVICES, commit)
+    message = f"{len(gone)} of {before} services are gone, more than limits.maxShare ({share} %)"
+    return Finding("ServicesEmptied", f"{message}. {REASONS['ServicesEmptied']}", SERVICES, diff.commit)
 
 
 def _differing(reader: ObjectReader, before: _Folders, after: _Folders) -> Iterator[Change]:
@@ -292,11 +307,12 @@ def _file(path: str, oid: str | None) -> TreeEntry | None:
 
 
 def _pending(
-    reader: ObjectReader, state: MainState, commit: str, differing: list[Change], *, signed: bool
+    reader: ObjectReader, state: MainState, diff: _Diff, *, speaks: bool
 ) -> dict[str, PendingChange]:
-    """What differs from the documents in force after this step, not yet judged."""
+    """What differs from the documents in force after this step, not yet judged. `speaks` says whether the
+    commit itself may say whose change it is."""
     pending = {change.path: change for change in state.pending}
-    for change in differing:
+    for change in diff.differing:
         kind = _kind(change.path)
         if kind is None:
             continue
@@ -307,7 +323,15 @@ def _pending(
             continue
         new = bytes_digest(objects.read_blob(reader, blob)) if blob else None
         old = in_force.digest if in_force else None
-        pending[change.path] = PendingChange(kind, change.path, old, new, commit, signed=signed)
+        pending[change.path] = PendingChange(
+            kind,
+            change.path,
+            old,
+            new,
+            diff.commit,
+            signed=speaks and not diff.merged,
+            merged=speaks and diff.merged,
+        )
     return pending
 
 

@@ -7,7 +7,7 @@ and the git book's chapter on objects. Called by trust and view; every store is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -37,6 +37,7 @@ __all__ = [
     "ObjectReader",
     "Stamp",
     "TreeEntry",
+    "TreeReader",
     "changes",
     "entries",
     "file_bytes",
@@ -50,6 +51,7 @@ __all__ = [
     "raw_commit",
     "read_blob",
     "read_commit",
+    "read_tree",
     "trailers",
     "tree_of",
 ]
@@ -73,6 +75,14 @@ class ObjectReader(Protocol):
 
     def read(self, oid: str) -> tuple[ObjectKind, bytes]:
         """Kind and raw bytes of the object `oid` (40 hex digits). Raises MissingObject."""
+        ...
+
+
+class TreeReader(ObjectReader, Protocol):
+    """A reader that remembers the trees it read; other readers tell of it by an attribute `remembering`."""
+
+    def entries_by_name(self, oid: str) -> Mapping[str, TreeEntry]:
+        """The entries of the tree `oid`. Raises BadObject, MissingObject."""
         ...
 
 
@@ -100,7 +110,19 @@ def raw_commit(reader: ObjectReader, oid: str) -> bytes:
 
 def entries(reader: ObjectReader, oid: str, largest: int | None = None) -> tuple[TreeEntry, ...]:
     """The entries of the tree `oid`. Raises BadObject (TooLarge beyond `largest` bytes), MissingObject."""
-    return parse_tree(_read(reader, oid, "tree", largest))
+    return parse_tree(read_tree(reader, oid, largest))
+
+
+def read_tree(reader: ObjectReader, oid: str, largest: int | None = None) -> bytes:
+    """The raw bytes of the tree `oid`. Raises BadObject (TooLarge beyond `largest` bytes), MissingObject."""
+    return _read(reader, oid, "tree", largest)
+
+
+def _by_name(reader: ObjectReader, oid: str) -> Mapping[str, TreeEntry]:
+    remembered: TreeReader | None = getattr(reader, "remembering", None)
+    if remembered is not None:
+        return remembered.entries_by_name(oid)
+    return {entry.name: entry for entry in entries(reader, oid)}
 
 
 def read_blob(reader: ObjectReader, oid: str, largest: int | None = None) -> bytes:
@@ -123,7 +145,7 @@ def find(reader: ObjectReader, tree: str, path: str) -> TreeEntry | None:
     for part in path.split("/"):
         if entry is None or not entry.is_folder:
             return None
-        entry = next((each for each in entries(reader, entry.oid) if each.name == part), None)
+        entry = _by_name(reader, entry.oid).get(part)
     return entry
 
 
@@ -166,12 +188,14 @@ def changes(
 
 
 def _differing(reader: ObjectReader, base: str, old: str | None, new: str | None) -> list[Change]:
-    before = {entry.name: entry for entry in entries(reader, old)} if old else {}
-    after = {entry.name: entry for entry in entries(reader, new)} if new else {}
+    before = _by_name(reader, old) if old else {}
+    after = _by_name(reader, new) if new else {}
     start = f"{base}/" if base else ""
+    differing = [name for name, entry in after.items() if before.get(name) is not entry]
+    differing += [name for name in before if name not in after]
     return [
         Change(start + name, before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(differing)
         if before.get(name) != after.get(name)
     ]
 

@@ -1,8 +1,9 @@
 """What a policy says: which rule decides, whose signature it is, whose approval is still missing.
 
-Rules kept: people are counted, never keys; nobody approves what they asked for; machines neither ask nor
-approve; first matching rule decides and no match is a refusal. One person may stand in several teams and
-so meet several approval rules at once, but counts once in each of them; a rule names each team once.
+Rules kept: people are counted, never keys; nobody approves what they asked for; a machine never approves,
+and asks only where a rule names a team that lists it and asks approvals of people (rotations that fall due);
+first matching rule decides and no match is a refusal. One person may stand in several teams and so meet
+several approval rules at once, but counts once in each of them; a rule names each team once.
 Called by mainline, requests and audit, by decide (freezes), and by `capsule policy`.
 """
 
@@ -10,30 +11,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from capsule.documents import codec
-from capsule.documents.types import ChangeKind, Freeze, Policy, Rule
+from capsule.documents.types import ChangeKind, DatedKey, Evidence, Freeze, Policy, Rule
+from capsule.trust.evidence import EVIDENCE, STRONGEST, accepts, at_least
+from capsule.trust.key_validity import Same, key_text, never_valid, policy_at
 from capsule.trust.state import MissingApproval
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import SignerEntry, Signers
+from capsule_agent.protocol.messages import Power, SignerEntry, Signers
 
 REASONS: dict[str, str] = {
     "SharedKey": "One key is listed for two principals, so that a signature would not say who signed.",
+    "SharedAccount": "One account at a forge is listed for two principals, so that a review would not say "
+    "who gave it.",
+    "BadKeyWindow": "A key whose `validBefore` is not after its `validAfter`.",
     "BadKey": "A key that is not one OpenSSH Ed25519 public key.",
     "UnknownPrincipal": "A name that the policy does not list among its principals.",
     "UnknownTeam": "A name that the policy does not list among its teams.",
     "BadMatch": "A rule must match an action or a change, not both and not neither.",
     "RepeatedTeam": "A rule lists the same team twice among its approvals; raise its count instead.",
     "UnknownTimezone": "A freeze names a time zone that is not in the IANA database.",
-    "BadWindow": "A freeze ends before it begins.",
+    "BadWindow": "A freeze ends before it begins, or lies beyond the calendar.",
 }
 
 OWNERS = "owners"
-PERSON_NAMESPACES = (sshsig.COMMIT, sshsig.REQUEST, sshsig.APPROVAL, sshsig.SIGNERS)
+CHECKPOINT = "capsule-checkpoint@v1"
+PERSON_NAMESPACES = (sshsig.COMMIT, sshsig.REQUEST, sshsig.APPROVAL, sshsig.SIGNERS, CHECKPOINT)
 MACHINE_NAMESPACES = (sshsig.COMMIT, sshsig.ORDER, sshsig.HEARTBEAT)
+ASKING_MACHINE_NAMESPACES = (sshsig.COMMIT, sshsig.REQUEST, sshsig.ORDER, sshsig.HEARTBEAT)
 _PATTERN_CHARACTERS = frozenset('*?!,"#')
 
 
@@ -56,22 +64,36 @@ def load_policy(data: bytes, path: str) -> Policy:
 
 def policy_problems(policy: Policy) -> list[tuple[str, str]]:
     """What makes a policy contradict itself, each as (reason, text); empty for a sound one."""
-    return [*_key_problems(policy), *_team_problems(policy), *_freeze_problems(policy)]
+    found = [*_key_problems(policy), *_account_problems(policy), *_team_problems(policy)]
+    return [*found, *_freeze_problems(policy)]
 
 
 def _key_problems(policy: Policy) -> list[tuple[str, str]]:
     problems = []
     holders: dict[sshsig.PublicKey, str] = {}
     for name, principal in policy.spec.principals.items():
-        for text in principal.keys:
+        for entry in principal.keys:
             try:
-                key = sshsig.PublicKey.parse(text)
+                key = sshsig.PublicKey.parse(key_text(entry))
             except sshsig.BadKey as error:
                 problems.append(("BadKey", f"a key of {name}: {error}"))
                 continue
             holder = holders.setdefault(key, name)
             if holder != name:
                 problems.append(("SharedKey", f"{holder} and {name} share the key {key.fingerprint}"))
+            if never_valid(entry):
+                problems.append(("BadKeyWindow", f"{name}'s key {key.fingerprint} ends before it begins"))
+    return problems
+
+
+def _account_problems(policy: Policy) -> list[tuple[str, str]]:
+    problems = []
+    holders: dict[tuple[str, int], str] = {}
+    for name, principal in policy.spec.principals.items():
+        for forge, user in principal.forge.items():
+            holder = holders.setdefault((forge, user), name)
+            if holder != name:
+                problems.append(("SharedAccount", f"{holder} and {name} share the account {user} at {forge}"))
     return problems
 
 
@@ -90,7 +112,8 @@ def _team_problems(policy: Policy) -> list[tuple[str, str]]:
         approving = Counter(each.team for each in rule.approvals)
         for team in (team for team, count in approving.items() if count > 1):
             problems.append(("RepeatedTeam", f"rule {at} lists team {team} twice; raise its count"))
-        named += [(f"rule {at}", team) for team in (*rule.may_request, *approving)]
+        breaking = [rule.break_glass.team] if rule.break_glass else []
+        named += [(f"rule {at}", team) for team in (*rule.may_request, *approving, *breaking)]
     named += [("a freeze", team) for freeze in spec.freezes for team in freeze.except_]
     problems += [
         ("UnknownTeam", f"{where} names {team}, which is no team")
@@ -107,6 +130,9 @@ def _freeze_problems(policy: Policy) -> list[tuple[str, str]]:
             start, end = _window(freeze)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             problems.append(("UnknownTimezone", f"{freeze.timezone!r} is no IANA time zone"))
+            continue
+        except OverflowError:
+            problems.append(("BadWindow", f"{freeze.start} to {freeze.end} is beyond the calendar"))
             continue
         if end <= start:
             problems.append(("BadWindow", f"the freeze from {freeze.start} ends at {freeze.end}"))
@@ -166,7 +192,7 @@ def _selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 
 def is_person(policy: Policy, name: str) -> bool:
-    """Whether `name` is a principal who may ask and approve: a person, not a machine."""
+    """Whether `name` is a principal who may approve: a person, not a machine."""
     principal = policy.spec.principals.get(name)
     return principal is not None and not principal.machine
 
@@ -183,9 +209,21 @@ def people(policy: Policy, teams: Iterable[str]) -> frozenset[str]:
     return frozenset(member for member in members if is_person(policy, member))
 
 
+def requesters(policy: Policy, rule: Rule) -> frozenset[str]:
+    """Who may ask for what `rule` is about.
+
+    Machines of its teams may only where the rule is about an action and asks approvals, which people alone
+    give: whoever holds a machine's key makes nothing happen by asking. Changes of documents are people's.
+    """
+    if rule.match.action is None or not rule.approvals:
+        return people(policy, rule.may_request)
+    members = (member for team in rule.may_request for member in policy.spec.teams.get(team, ()))
+    return frozenset(member for member in members if member in policy.spec.principals)
+
+
 def may_request(policy: Policy, rule: Rule, name: str) -> bool:
     """Whether the principal `name` may ask for what `rule` is about."""
-    return name in people(policy, rule.may_request)
+    return name in requesters(policy, rule)
 
 
 def may_approve(policy: Policy, rule: Rule, name: str) -> bool:
@@ -194,64 +232,80 @@ def may_approve(policy: Policy, rule: Rule, name: str) -> bool:
 
 
 def missing_approvals(
-    policy: Policy, rules: Iterable[Rule], authors: Collection[str], approvers: Collection[str]
+    policy: Policy,
+    rules: Iterable[Rule],
+    authors: Collection[str],
+    approvers: Collection[str] | Mapping[str, Evidence],
 ) -> tuple[MissingApproval, ...]:
     """What is missing until every rule is met: per team the largest number of people still needed.
 
-    Whoever is among `authors` (who asked, or changed something) never counts as an approver.
+    `approvers` are people who signed, or each with the strongest evidence there is of their approval: under
+    a rule only those count whose evidence it takes. Whoever is among `authors` (who asked, or changed
+    something) never counts as an approver.
     """
+    given = approvers if isinstance(approvers, Mapping) else dict.fromkeys(approvers, STRONGEST)
     missing: dict[str, MissingApproval] = {}
     for rule in rules:
+        counted = {name for name, evidence in given.items() if accepts(rule, evidence)}
         for needed in rule.approvals:
             team = people(policy, [needed.team]) - set(authors)
-            short = needed.count - len(team & set(approvers))
+            short = needed.count - len(team & counted)
             known = missing.get(needed.team)
             if short > 0 and (known is None or known.count < short):
-                missing[needed.team] = MissingApproval(
-                    needed.team, short, tuple(sorted(team - set(approvers)))
-                )
+                missing[needed.team] = MissingApproval(needed.team, short, tuple(sorted(team - counted)))
     return tuple(missing.values())
+
+
+def needed_evidence(
+    policy: Policy, rules: Collection[Rule], authors: Collection[str], approvers: Mapping[str, Evidence]
+) -> Evidence:
+    """The strongest kind such that approvals of that kind or stronger meet the rules: the weakest that was
+    needed. The strongest of all where nothing is asked, or where nothing suffices."""
+    for kind in reversed(EVIDENCE):
+        given = {name: evidence for name, evidence in approvers.items() if at_least(evidence, kind)}
+        if not missing_approvals(policy, rules, authors, given):
+            return kind
+    return STRONGEST
 
 
 def is_satisfiable(policy: Policy, rule: Rule) -> bool:
     """Whether somebody may ask for what `rule` is about and enough others may approve it."""
     return any(
         not missing_approvals(policy, [rule], [author], people(policy, policy.spec.teams))
-        for author in people(policy, rule.may_request)
+        for author in requesters(policy, rule)
     )
 
 
 # ---- signatures ---------------------------------------------------------------------------------
 
 
-class _Same:
-    """A policy compared by identity, so that its keys are read once."""
-
-    __slots__ = ("policy",)
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.policy is self.policy
-
-    def __hash__(self) -> int:
-        return id(self.policy)
-
-
 @lru_cache(maxsize=64)
-def _holders(same: _Same) -> Mapping[sshsig.PublicKey, str]:
+def _holders(same: Same) -> Mapping[sshsig.PublicKey, str]:
     return {
-        sshsig.PublicKey.parse(text): name
+        sshsig.PublicKey.parse(entry): name
         for name, principal in same.policy.spec.principals.items()
-        for text in principal.keys
+        for entry in principal.keys
+        if isinstance(entry, str)
     }
 
 
 def signer_of(policy: Policy, data: bytes, signature: str, namespace: str) -> str:
-    """The principal whose key signed `data` in `namespace`. Raises sshsig.BadSignature."""
-    holders = _holders(_Same(policy))
+    """The principal whose key signed `data` in `namespace`. Raises sshsig.BadSignature.
+
+    A key that speaks for a while only counts in the policy as it was at some instant: see `policy_at`.
+    """
+    holders = _holders(Same(policy))
     return holders[sshsig.verify(data, signature, namespace, holders)]
+
+
+def holder_of(policy: Policy, key: sshsig.PublicKey) -> str | None:
+    """Whose key it is; for who knows already that a signature verifies with it."""
+    return _holders(Same(policy)).get(key)
+
+
+def keys_of(policy: Policy) -> frozenset[sshsig.PublicKey]:
+    """The keys of all principals, people and machines."""
+    return frozenset(_holders(Same(policy)))
 
 
 def allowed_signers(policy: Policy) -> str:
@@ -260,37 +314,62 @@ def allowed_signers(policy: Policy) -> str:
     Every key is bound to the namespaces it may sign in. Format: ssh-keygen(1), ALLOWED SIGNERS.
     """
     lines = []
+    asking = _asking(policy)
     for name, principal in sorted(policy.spec.principals.items()):
         names = [name]
         if principal.email and not _PATTERN_CHARACTERS & set(principal.email):
             names.append(principal.email)
-        namespaces = ",".join(MACHINE_NAMESPACES if principal.machine else PERSON_NAMESPACES)
+        of_machine = ASKING_MACHINE_NAMESPACES if name in asking else MACHINE_NAMESPACES
+        namespaces = ",".join(of_machine if principal.machine else PERSON_NAMESPACES)
         lines += [
-            f'{",".join(names)} namespaces="{namespaces}" {sshsig.PublicKey.parse(text).text}\n'
-            for text in principal.keys
+            f'{",".join(names)} namespaces="{namespaces}"{_window_of(entry)} '
+            f"{sshsig.PublicKey.parse(key_text(entry)).text}\n"
+            for entry in principal.keys
         ]
     return "".join(lines)
 
 
-def signers_document(policy: Policy, repository: str, serial: int) -> Signers:
+def _window_of(entry: str | DatedKey) -> str:
+    """The options of a key that speaks for a while only, in UTC. OpenSSH takes `valid-before` as the last
+    second, the policy as the first one after."""
+    if isinstance(entry, str):
+        return ""
+    last = entry.valid_before - timedelta(seconds=1) if entry.valid_before else None
+    options = (("valid-after", entry.valid_after), ("valid-before", last))
+    return "".join(f',{name}="{at:%Y%m%d%H%M%S}Z"' for name, at in options if at)
+
+
+def _asking(policy: Policy) -> frozenset[str]:
+    """Everybody who may ask for some action."""
+    rules = (rule for rule in policy.spec.rules if rule.match.action is not None)
+    return frozenset(name for rule in rules for name in requesters(policy, rule))
+
+
+def signers_document(policy: Policy, repository: str, serial: int, at: datetime | None = None) -> Signers:
     """What agents need to know of the policy: who may sign requests, approvals and orders, with which keys.
 
-    `repository` is the id of the first commit; `serial` must be above that of the list before.
+    `repository` is the id of the first commit; `serial` must be above that of the list before. Of keys that
+    speak for a while only, those that do `at` that time: agents learn of others with the next list.
     """
+    policy = policy_at(policy, at)
     rules = [rule for rule in policy.spec.rules if rule.match.action is not None]
-    asking = people(policy, (team for rule in rules for team in rule.may_request))
+    asking = _asking(policy)
     approving = people(policy, (each.team for rule in rules for each in rule.approvals))
+    breaking = people(policy, (rule.break_glass.team for rule in rules if rule.break_glass))
     entries: dict[str, SignerEntry] = {}
     for name, principal in sorted(policy.spec.principals.items()):
-        keys = tuple(sshsig.PublicKey.parse(text).text for text in principal.keys)
+        plain = (entry for entry in principal.keys if isinstance(entry, str))
+        keys = tuple(sshsig.PublicKey.parse(text).text for text in plain)
+        if not keys:
+            continue
         if principal.machine:
-            entries[name] = SignerEntry(keys, ("order",))
-        elif name in asking and name in approving:
-            entries[name] = SignerEntry(keys, ("request", "approve"))
-        elif name in asking:
-            entries[name] = SignerEntry(keys, ("request",))
-        elif name in approving:
-            entries[name] = SignerEntry(keys, ("approve",))
+            entries[name] = SignerEntry(keys, ("order", "request") if name in asking else ("order",))
+            continue
+        may: list[Power] = ["request"] if name in asking or name in breaking else []
+        may += ["approve"] if name in approving else []
+        may += ["break-glass"] if name in breaking else []
+        if may:
+            entries[name] = SignerEntry(keys, tuple(may))
     return Signers(repository=repository, serial=serial, principals=entries)
 
 

@@ -2,20 +2,25 @@
 
 Rules kept: the signature is over the exact bytes, in the exact namespace, by the key in the service's
 document; an answer is about the operation that was asked about; no text in it may move a terminal's cursor or
-hide from a reader; nothing that looks like a credential goes on from here. Called by the reconciler and
-by `capsule audit verify`.
+hide from a reader; nothing that looks like a credential goes on from here: in a report it is replaced by its
+fingerprint, and a receipt, which must stay as it was signed, is thrown away. Called by the reconciler and by
+`capsule audit verify`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from capsule.documents.problems import FORBIDDEN
 from capsule.documents.scalars import NAME, WORD
-from capsule_agent.protocol import messages, sshsig
-from capsule_agent.protocol.messages import Envelope, Receipt, Report
+from capsule.documents.secrets import findings, redacted, redacted_value
+from capsule_agent.protocol import messages, sshsig, strict_json
+from capsule_agent.protocol.messages import ActionInfo, Envelope, Receipt, Report
 from capsule_agent.protocol.sshsig import PublicKey
 from capsule_agent.protocol.strict_json import InvalidMessage
 
@@ -23,38 +28,26 @@ REASONS: dict[str, str] = {
     "MalformedAnswer": "The agent's answer is not a message of the wire contract.",
     "AnswerUnsigned": "The answer carries no signature although the service's document names a key.",
     "BadAgentSignature": "The answer was not signed by the key in the service's document.",
+    "UnusableName": "The agent calls its service by what cannot be the name of one: mend the adapter.",
     "AnswerForOther": "The answer is about another service, repository, operation or attempt, or was "
     "replayed.",
     "UnsafeText": "A text of the answer holds control, invisible or bidirectional characters, "
     "or is too long.",
     "BadOutput": "A name or value of the answer is not of a declared kind: text, whole number, "
     "true or false.",
-    "SecretInOutput": "A text of the answer looks like a credential. It is thrown away whole: rotate that "
-    "credential, and declare the value sensitive in the adapter.",
+    "SecretInOutput": "A text of the answer looks like a credential. A receipt is kept as it was signed or "
+    "not at all, so it is thrown away whole: rotate that credential, and declare the value sensitive in the "
+    "adapter.",
 }
 
 MAX_ENVELOPE = 1024 * 1024
 MAX_LINE = 500
 MAX_VALUE = 4000
 MAX_VALUES = 64
+_SHORT = 200
 
-_NAME = re.compile(NAME)
+_SERVICE = re.compile(NAME)
 _WORD = re.compile(WORD)
-_SECRET = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
-    r"|b3BlbnNzaC1rZXktdjE"  # base64 of "openssh-key-v1", with or without its frame
-    r"|\bAGE-SECRET-KEY-1[0-9A-Z]{20,}"
-    r"|\bsk-[A-Za-z0-9_-]{20,}"
-    r"|\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
-    r"|\bgh[oprsu]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}"
-    r"|\bglpat-[A-Za-z0-9_-]{18,}"
-    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}"
-    r"|\bAIza[A-Za-z0-9_-]{35}"
-    r"|\bhv[sb]\.[A-Za-z0-9_-]{20,}"
-    r"|\bSG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
-    r"|\b[a-z][a-z0-9+.-]*://[^\s/:@]*:[^\s/@]+@"
-)
 
 
 class Untrusted(ValueError):
@@ -132,17 +125,51 @@ def _may_not_know(receipt: Receipt) -> bool:
     return receipt.outcome in ("unknown", "refused")
 
 
+class FirstReport(NamedTuple):
+    """A report of an agent nobody knows yet, and the key that signed it; None when it was not signed."""
+
+    report: Report
+    key: PublicKey | None
+
+
+def open_first_report(envelope: bytes, *, nonce: str) -> FirstReport:
+    """Read the report of an agent that no document names: its signature holds under the key it came with.
+
+    That proves that the agent has that key, and not whose agent it is: a person compares the key before it
+    is trusted. Raises Untrusted.
+    """
+    outer = _envelope(envelope)
+    try:
+        service = messages.decode(Report, outer.payload.encode()).service
+        key = sshsig.claimed_key(outer.signature) if outer.signature else None
+    except InvalidMessage as error:
+        raise Untrusted("MalformedAnswer", f"the report: {error}") from None
+    except sshsig.BadSignature as error:
+        raise Untrusted("BadAgentSignature", f"the answer: {error}") from None
+    if not _SERVICE.fullmatch(service):
+        raise Untrusted("UnusableName", "the agent names its service with what is no name of a service")
+    report = _opened_report(outer, key, service=service, nonce=nonce)
+    _check_report_texts(report)
+    return FirstReport(report, key)
+
+
 def open_report(envelope: bytes, key: PublicKey | None, *, service: str, nonce: str) -> Report:
     """Verify an agent's report; without a `key` (observe only) it is read and checked, but proves nothing.
 
-    `nonce` is that of the call, so that an old report cannot be replayed. Raises Untrusted.
+    `nonce` is that of the call, so that an old report cannot be replayed. A credential in one of its texts is
+    replaced by its fingerprint (`secrets.MARK` tells where). Raises Untrusted.
     """
-    outer = _envelope(envelope)
+    report = _without_secrets(_opened_report(_envelope(envelope), key, service=service, nonce=nonce))
+    _check_report_texts(report)
+    return report
+
+
+def _opened_report(outer: Envelope, key: PublicKey | None, *, service: str, nonce: str) -> Report:
     payload = outer.payload.encode()
     if key is not None:
         _check_signature(payload, outer.signature, sshsig.REPORT, key)
     try:
-        report = messages.decode(Report, payload)
+        report = _read_report(payload)
         for at in (report.at, report.health.checked_at, report.key_created_at):
             if at is not None:
                 messages.instant(at)
@@ -154,7 +181,6 @@ def open_report(envelope: bytes, key: PublicKey | None, *, service: str, nonce: 
         raise Untrusted("AnswerForOther", "the report answers another call")
     if report.journal.sequence < 0 or report.signers_serial < 0:
         raise Untrusted("MalformedAnswer", "the report: expected no negative number")
-    _check_report_texts(report)
     return report
 
 
@@ -167,14 +193,37 @@ def _check_report_texts(report: Report) -> None:
     _check_line("repository", report.repository or "", 64)
     _check_values("config", report.config)
     _check_values("fingerprints", report.fingerprints)
-    if len(report.actions) > MAX_VALUES:
+
+
+def _read_report(payload: bytes) -> Report:
+    """The report, its actions read and checked once for all agents and reports that say the same of them."""
+    value = strict_json.parse(payload)
+    if not isinstance(value, dict) or not value.get("actions"):
+        return messages.from_value(Report, value)
+    actions = _actions(json.dumps(value["actions"]))
+    return replace(messages.from_value(Report, {**value, "actions": []}), actions=actions)
+
+
+@lru_cache(maxsize=256)
+def _actions(text: str) -> tuple[ActionInfo, ...]:
+    """What an agent offers, from JSON that was read strictly. Thousands of agents say the same, each time."""
+    actions = messages.from_value(_Actions, {"actions": json.loads(text)}, "Report").actions
+    if len(actions) > MAX_VALUES:
         raise Untrusted("BadOutput", f"more than {MAX_VALUES} actions")
-    _check_words("actions", [action.name for action in report.actions])
-    for action in report.actions:
+    _check_words("actions", [action.name for action in actions])
+    for action in actions:
         if action.approvals < 0:
             raise Untrusted("MalformedAnswer", "the report: expected no negative number")
-        for text in (*_texts(action.params), *_texts(action.outputs)):
-            _check_line("actions", text, MAX_VALUE)
+        for said in (*_texts(action.params), *_texts(action.outputs)):
+            _check_line("actions", said, MAX_VALUE)
+    return actions
+
+
+@dataclass(frozen=True, slots=True)
+class _Actions(messages.Message):
+    """The part of a report that says what the agent offers."""
+
+    actions: tuple[ActionInfo, ...]
 
 
 def _envelope(data: bytes) -> Envelope:
@@ -207,6 +256,7 @@ def _check_values(what: str, values: Mapping[str, Any]) -> None:
         raise Untrusted("BadOutput", f"{what}: more than {MAX_VALUES} values")
     for name, value in values.items():
         _check_words(what, [name])
+        _check_line(what, name)
         if isinstance(value, str):
             _check_line(f"{what}.{name}", value, MAX_VALUE)
         elif not isinstance(value, int):
@@ -216,15 +266,46 @@ def _check_values(what: str, values: Mapping[str, Any]) -> None:
 def _check_line(what: str, text: str, longest: int = MAX_LINE) -> None:
     if len(text) > longest:
         raise Untrusted("UnsafeText", f"{what}: longer than {longest} characters")
+    try:
+        (_check_short if len(text) <= _SHORT else _check_text)(text)
+    except Untrusted as error:
+        raise Untrusted(error.reason, f"{what}: {error}") from None
+
+
+def _check_text(text: str) -> None:
     if FORBIDDEN.search(text) or "\n" in text or "\t" in text or "\r" in text:
-        raise Untrusted("UnsafeText", f"{what}: a character that a terminal obeys or a reader cannot see")
+        raise Untrusted("UnsafeText", "a character that a terminal obeys or a reader cannot see")
     if holds_secret(text):
-        raise Untrusted("SecretInOutput", f"{what}: looks like a credential")
+        raise Untrusted("SecretInOutput", "looks like a credential")
+
+
+@lru_cache(maxsize=4096)
+def _check_short(text: str) -> None:
+    """Agents say the same words in every report: what was found plain is not looked through again. (What
+    raises is not kept.)"""
+    _check_text(text)
 
 
 def holds_secret(text: str) -> bool:
     """Whether `text` holds what looks like a private key or an API token."""
-    return _SECRET.search(text) is not None
+    return bool(findings(text))
+
+
+def _without_secrets(report: Report) -> Report:
+    """The report with each credential in its texts replaced; the same report when it holds none.
+
+    What it offers is not replaced: a schema with a credential in it is refused.
+    """
+    said = (report.version, report.health.detail, report.disabled_reason)
+    config = {
+        name: redacted_value(name, value) if isinstance(value, str) else value
+        for name, value in report.config.items()
+    }
+    version, detail, why = map(redacted, said)
+    if (version, detail, why) == said and config == report.config:
+        return report
+    health = replace(report.health, detail=detail)
+    return replace(report, version=version, health=health, disabled_reason=why, config=config)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What the records of one commit of audit must say, each compared with what it rests on.
 
 Rules kept: a claim says what its approved request says; a takeover what the claim before it said; a result
-what its receipt says. Called by records.
+what its receipt says, which the service's own key signed. Called by records and state_orders.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from capsule.documents.digests import bytes_digest
 from capsule.documents.paths import RECORDS, RequestFolder
 from capsule.documents.problems import shown
-from capsule.documents.types import Claim, Result
-from capsule.trust.objects import CommitInfo
+from capsule.documents.types import Attestation, Claim, Result, ResultSpec, StateResultSpec
+from capsule.trust import objects
+from capsule.trust.objects import CommitInfo, ObjectReader
+from capsule.trust.policy import is_machine
+from capsule.trust.receipts import Untrusted, check_receipt
 from capsule.trust.state import JudgedRequest, MainState
 from capsule.trust.story import REASONS as _STORY_REASONS
+from capsule.trust.story import check_time
 from capsule_agent.protocol.messages import Receipt, instant
+from capsule_agent.protocol.sshsig import PublicKey
 
 REASONS: dict[str, str] = {
     "UnexpectedRecord": "A file under records/ that no reconciler writes.",
@@ -35,6 +41,8 @@ REASONS: dict[str, str] = {
     "MainPointUnknown": "A commit on audit has a parent that is neither on main nor a request it executes.",
     "OutcomeWithoutReceipt": "What an agent did or refused is recorded without its signed receipt.",
     "ClaimAfterRefusal": "An operation was begun after its request had been refused.",
+    "AttestationMismatch": "An attestation of reviews says something else than the request, the services or "
+    "the commit it belongs to, or its number does not follow the one before.",
     "DuplicateRecords": "The records of one request lie in two months: a name is spent once.",
     **_STORY_REASONS,
 }
@@ -42,12 +50,13 @@ REASONS: dict[str, str] = {
 _FIXED = ("request_digest", "op_id", "action", "requested_by")
 _RENEWED = ("service_digest", "approved_by", "evidence")
 
-AGENTLESS = frozenset({"abort", "acknowledge", "cancel", "resolve", "resume"})
+ACKNOWLEDGE = "acknowledge"
+AGENTLESS = frozenset({"abort", ACKNOWLEDGE, "cancel", "resolve", "resume"})
 """Built-in actions that the reconciler carries out itself: no agent, so no receipt."""
 
 _RECORD = re.compile(
     RECORDS + r"/([0-9]{4}/[0-9]{2})/([a-z0-9-]{1,63})/"
-    r"(?:(refusal\.yaml)|([a-z0-9-]{1,63})/(claim-([1-9][0-9]{0,8})\.yaml|result\.yaml|receipt\.json(?:\.sig)?))"
+    r"(?:(refusal\.yaml|attestation-([1-9][0-9]{0,8})\.yaml)|([a-z0-9-]{1,63})/(claim-([1-9][0-9]{0,8})\.yaml|result\.yaml|receipt\.json(?:\.sig)?))"
 )
 
 
@@ -73,28 +82,43 @@ class Batch:
     info: CommitInfo
 
 
-def sort_records(
-    added: Mapping[str, str],
-) -> tuple[list[tuple[RequestFolder, str, int]], list[tuple[RequestFolder, str]], list[RequestFolder]]:
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The records of requests that a commit adds, by kind."""
+
+    claims: list[tuple[RequestFolder, str, int]]
+    results: list[tuple[RequestFolder, str]]
+    refusals: list[RequestFolder]
+    attestations: list[tuple[RequestFolder, int]]
+
+    def folders(self) -> list[RequestFolder]:
+        """The folder of each record."""
+        several = (self.claims, self.results, self.attestations)
+        return [*(each[0] for kind in several for each in kind), *self.refusals]
+
+
+def sort_records(added: Collection[str]) -> Sorted:
     """The added records by kind. Raises BadRecord for a file that is none."""
-    claims, results, refusals = [], [], []
+    found = Sorted([], [], [], [])
     receipts = set()
     for path in sorted(added):
         match = _RECORD.fullmatch(path)
         if not match:
             raise BadRecord("UnexpectedRecord", f"{path} is no record")
-        folder, service = RequestFolder(match[1], match[2]), match[4]
-        if match[3]:
-            refusals.append(folder)
-        elif match[6]:
-            claims.append((folder, service, int(match[6])))
-        elif match[5] == "result.yaml":
-            results.append((folder, service))
+        folder, service = RequestFolder(match[1], match[2]), match[5]
+        if match[4]:
+            found.attestations.append((folder, int(match[4])))
+        elif match[3]:
+            found.refusals.append(folder)
+        elif match[7]:
+            found.claims.append((folder, service, int(match[7])))
+        elif match[6] == "result.yaml":
+            found.results.append((folder, service))
         else:
             receipts.add((folder, service))
-    if not receipts <= set(results):
+    if not receipts <= set(found.results):
         raise BadRecord("UnexpectedRecord", "a receipt without a result beside it")
-    return claims, results, refusals
+    return found
 
 
 def check_equal(reason: str, *parts: tuple[str, object, object]) -> None:
@@ -118,11 +142,29 @@ def check_first_claim(claim: Claim, request: JudgedRequest, state: MainState) ->
         ("action", spec.action, asked.action),
         ("requestedBy", spec.requested_by, asked.requested_by),
         ("approvedBy", sorted(spec.approved_by), sorted(request.approved_by)),
-        ("evidence", spec.evidence, "signature"),
+        ("evidence", spec.evidence, request.evidence),
         ("revision", state.tip, spec.observed_revision),
     )
     if spec.claimed_at >= asked.expires:
         raise BadRecord("ClaimAfterExpiry", f"{request.name} had expired at {asked.expires.isoformat()}")
+
+
+def check_attestation(told: Attestation, batch: Batch, folder: RequestFolder, request: JudgedRequest) -> None:
+    """What an attestation says of the request and of who looked is so; what the forge said is its word for
+    it, as the machine signed. Raises BadRecord, BadStory."""
+    spec = told.spec
+    check_equal(
+        "AttestationMismatch",
+        ("request", spec.request, folder.name),
+        ("name", told.metadata.name, folder.name),
+        ("revision", spec.revision, batch.revision),
+        ("reconciler", spec.reconciler, batch.signer),
+        ("requestDigest", spec.request_digest, request.digest),
+        ("targets", dict(spec.targets), dict(request.target_digests)),
+    )
+    if not is_machine(batch.state.policy.document, batch.signer):
+        raise BadRecord("AttestationMismatch", f"{batch.signer} is no machine of the policy any more")
+    check_time("observedAt", spec.observed_at, batch.info)
 
 
 def check_takeover(claim: Claim, before: Claim, request: JudgedRequest | None) -> None:
@@ -135,7 +177,7 @@ def check_takeover(claim: Claim, before: Claim, request: JudgedRequest | None) -
     for name, now in (
         ("service_digest", request.target_digests.get(spec.service)),
         ("approved_by", request.approved_by),
-        ("evidence", "signature"),
+        ("evidence", request.evidence),
     ):
         if getattr(spec, name) not in (getattr(before.spec, name), now):
             raise BadRecord("ClaimMismatch", f"{name} is neither as it was claimed nor as it is now")
@@ -166,19 +208,81 @@ def check_outcome(result: Result, receipt: Receipt | None) -> None:
             ("finishedAt", spec.finished_at, None),
         )
         return
+    check_equal("ResultMismatch", ("attempt", spec.attempt, receipt.attempt))
+    check_told(spec, receipt)
+
+
+def check_acknowledged(result: Result, request: JudgedRequest) -> None:
+    """An acknowledgement is of the condition that the request names, and nothing else. Raises BadRecord."""
+    spec = result.spec
+    params = request.document.spec.params if request.document else {}
+    check_equal(
+        "ResultMismatch",
+        ("outcome", spec.outcome, "succeeded"),
+        ("reason", spec.reason, "Acknowledged"),
+        ("outputs", typed(spec.outputs), typed(params)),
+    )
+
+
+def check_told(spec: ResultSpec | StateResultSpec, receipt: Receipt) -> None:
+    """What a result tells of the agent's answer is what the receipt says. Raises BadRecord."""
     ended = "cancelled" if receipt.reason == "Tombstoned" else receipt.outcome
     check_equal(
         "ResultMismatch",
         ("outcome", spec.outcome, ended),
-        ("attempt", spec.attempt, receipt.attempt),
         ("reason", spec.reason, receipt.reason),
         ("message", spec.message, shown(receipt.message)[:500]),
-        ("outputs", _typed(spec.outputs), _typed(receipt.outputs)),
+        ("outputs", typed(spec.outputs), typed(receipt.outputs)),
         ("startedAt", spec.started_at, instant(receipt.started_at) if receipt.started_at else None),
         ("finishedAt", spec.finished_at, instant(receipt.finished_at) if receipt.finished_at else None),
     )
 
 
-def _typed(values: Mapping[str, object]) -> dict[str, tuple[type, object]]:
+def typed(values: Mapping[str, object]) -> dict[str, tuple[type, object]]:
     """Values that are equal only to their like: true is not 1."""
     return {name: (type(value), value) for name, value in values.items()}
+
+
+# ---- receipts -----------------------------------------------------------------------------------
+
+
+def receipt_files(
+    reader: ObjectReader, batch: Batch, paths: tuple[str, str], digest: str
+) -> tuple[bytes, str]:
+    """The signed bytes and the armored signature of the receipt that a result names by digest.
+
+    `paths` are those of both files. Raises BadRecord, BadObject.
+    """
+    body, seal = (batch.added.get(path) for path in paths)
+    if body is None or seal is None:
+        raise BadRecord("ReceiptMismatch", "the receipt that the result names is not there")
+    payload = objects.read_blob(reader, body)
+    if bytes_digest(payload) != digest:
+        raise BadRecord("ReceiptMismatch", "the receipt has another digest than the result says")
+    return payload, objects.read_blob(reader, seal).decode("ascii", errors="replace")
+
+
+def proved_receipt(
+    payload: bytes, armored: str, keys: Collection[str], *, repository: str, service: str, op_id: str
+) -> Receipt:
+    """The receipt, when one of `keys` (OpenSSH texts) signed it for this operation. Raises BadRecord."""
+    error = "no key of the service was in force"
+    for text in sorted(keys):
+        try:
+            return check_receipt(
+                payload,
+                armored,
+                PublicKey.parse(text),
+                repository=repository,
+                service=service,
+                op_id=op_id,
+            )
+        except Untrusted as found:
+            error = str(found)
+    raise BadRecord("ReceiptMismatch", error)
+
+
+def key_in_force(state: MainState, service: str) -> set[str]:
+    """The key that signs for the service now; empty where there is none."""
+    in_force = state.services.get(service)
+    return {in_force.document.spec.agent.key} if in_force and in_force.document.spec.agent.key else set()

@@ -8,41 +8,54 @@ records say. Called by audit.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from capsule.documents import codec
-from capsule.documents.digests import bytes_digest
 from capsule.documents.paths import RECORDS, RequestFolder
 from capsule.documents.problems import InvalidDocument
-from capsule.documents.types import Claim, Refusal, Result
+from capsule.documents.types import Attestation, Claim, ClaimSpec, Refusal, Result
 from capsule.trust import objects
+from capsule.trust.break_glass import broken, unfit_to_acknowledge
+from capsule.trust.merges import Arrivals
 from capsule.trust.objects import ObjectReader
 from capsule.trust.one_request import expire, judge_request
 from capsule.trust.policy import is_machine
-from capsule.trust.receipts import Untrusted, check_receipt
 from capsule.trust.record_checks import (
+    ACKNOWLEDGE,
     AGENTLESS,
-    REASONS,
     BadRecord,
     Batch,
+    check_acknowledged,
+    check_attestation,
     check_equal,
     check_first_claim,
     check_outcome,
     check_takeover,
+    key_in_force,
+    proved_receipt,
+    receipt_files,
     says_as_before,
     sort_records,
 )
+from capsule.trust.record_checks import REASONS as _RECORD_REASONS
 from capsule.trust.refusals import check_refusal, places
 from capsule.trust.state import JudgedRequest
-from capsule.trust.story import Said, check_author, check_story, check_time
+from capsule.trust.state_orders import DISABLE, StateOrderJudge, is_desired
+from capsule.trust.state_orders import REASONS as _STATE_REASONS
+from capsule.trust.story import Said, check_author, check_not_later, check_story, check_time
 from capsule_agent.protocol.messages import Receipt, operation_id
-from capsule_agent.protocol.sshsig import PublicKey
 
 __all__ = ["REASONS", "BadRecord", "Batch", "RecordJudge"]
 
+REASONS: dict[str, str] = {**_RECORD_REASONS, **_STATE_REASONS}
+
+_LETS_GO_ON = frozenset({"AbortedByRequest"})
+"""Refusals that end what has not begun, and let go on what has."""
 _CLAIM = re.compile(r"claim-([1-9][0-9]{0,8})\.yaml")
-D = TypeVar("D", Claim, Result, Refusal)
+_ATTESTATION = re.compile(r"attestation-([1-9][0-9]{0,8})\.yaml")
+D = TypeVar("D", Attestation, Claim, Result, Refusal)
 
 
 @dataclass(slots=True)
@@ -53,7 +66,7 @@ class _Open:
     keys: set[str]
     fresh: bool
     late: int | None = None
-    """The first attempt that was claimed after the request had been refused."""
+    """The first attempt that was claimed after the request had been refused, operations and all."""
 
 
 class RecordJudge:
@@ -65,6 +78,9 @@ class RecordJudge:
         self._open: dict[tuple[RequestFolder, str], _Open] = {}
         self._on_branch: dict[RequestFolder, str] = {}
         self._months: dict[str, str] = {}
+        self._broken: dict[str, list[ClaimSpec]] = {}
+        self._arrivals = Arrivals(reader)
+        self._desired = StateOrderJudge(reader, root)
         self.proved = 0
 
     @property
@@ -72,17 +88,26 @@ class RecordJudge:
         """Operations claimed that have no result yet."""
         return len(self._open)
 
+    @property
+    def state_orders(self) -> int:
+        """Results of desired-state orders proved."""
+        return self._desired.proved
+
     def judge(self, batch: Batch) -> None:
         """Prove the records of one commit. Raises BadRecord, BadStory, BadObject."""
         check_author(batch.info, batch.signer)
-        claims, results, refusals = sort_records(batch.added)
-        self._check_months([*(each[0] for each in claims), *(each[0] for each in results), *refusals])
+        found = sort_records([path for path in batch.added if not is_desired(path)])
+        claims, results, refusals = found.claims, found.results, found.refusals
+        self._check_months(found.folders())
         said = Said()
         judged: dict[RequestFolder, JudgedRequest] = {}
         asked = {*(folder for folder, _, _ in claims), *refusals}
         used = {commit for folder in asked for commit in self._holding(batch.branches, folder)}
+        for folder, number in found.attestations:
+            self._judge_attestation(batch, folder, number, said)
         for folder, service, attempt in claims:
-            claim = self._load(Claim, batch, folder.claim(service, attempt))
+            path = folder.claim(service, attempt)
+            claim = self._load(Claim, batch.added[path], path)
             self._judge_claim(batch, folder, service, attempt, claim, judged)
             said.claim(claim)
         if set(batch.branches) - used:
@@ -90,11 +115,12 @@ class RecordJudge:
                 "MainPointUnknown", f"parent {sorted(set(batch.branches) - used)[0]} is not explained"
             )
         for folder, service in results:
-            self._judge_result(batch, folder, service, said)
+            self._judge_result(batch, folder, service, said, judged)
         done = {folder for folder, _ in results}
         cancels = [request for folder, request in judged.items() if folder in done]
         for folder in refusals:
             self._judge_refusal(batch, folder, said, cancels)
+        self._desired.judge(batch, said)
         check_story(batch.info, said, batch.services, batch.revision)
         for folder, service, _ in claims:
             if (folder, service) in self._open:
@@ -107,9 +133,9 @@ class RecordJudge:
             if month != folder.month:
                 raise BadRecord("DuplicateRecords", f"{folder.records}: {folder.name} has some in {month}")
 
-    def _load(self, kind: type[D], batch: Batch, path: str) -> D:
+    def _load(self, kind: type[D], blob: str, path: str) -> D:
         try:
-            document = codec.load_as(kind, objects.read_blob(self._reader, batch.added[path]), path)
+            document = codec.load_as(kind, objects.read_blob(self._reader, blob), path)
         except InvalidDocument as error:
             raise BadRecord("InvalidRecord", str(error)) from None
         return document
@@ -147,7 +173,7 @@ class RecordJudge:
             raise BadRecord("ClaimOutOfOrder", f"attempt {attempt} on {service}; {state}")
         check_time("claimedAt", spec.claimed_at, batch.info)
         opened = self._open.get((folder, service))
-        refused = self._refused(batch, folder)
+        refused = self._refused_for(batch, folder)
         if opened:
             same = says_as_before(claim, opened.claim)
             check_takeover(claim, opened.claim, None if same else self._judge_request(batch, folder))
@@ -160,20 +186,21 @@ class RecordJudge:
                 judged[folder] = self._judge_request(batch, folder)
             check_first_claim(claim, judged[folder], batch.state)
             self._check_same_request(batch, folder, claim)
-        in_force = batch.state.services.get(service)
-        keys = opened.keys if opened else set()
-        if in_force and in_force.document.spec.agent.key:
-            keys.add(in_force.document.spec.agent.key)
+        keys = (opened.keys if opened else set()) | key_in_force(batch.state, service)
         late = opened.late if opened else None
-        if late is None and refused:
+        if late is None and refused and refused not in _LETS_GO_ON:
             late = attempt
         self._open[folder, service] = _Open(claim, keys, fresh=True, late=late)
+        if broken(spec):
+            self._broken.setdefault(folder.name, []).append(spec)
 
-    def _refused(self, batch: Batch, folder: RequestFolder) -> bool:
-        """Whether the request was refused before this commit, or in it."""
-        below = folder.refusal.removeprefix(f"{RECORDS}/")
-        before = batch.before and objects.find(self._reader, batch.before, below)
-        return bool(before) or folder.refusal in batch.added
+    def _refused_for(self, batch: Batch, folder: RequestFolder) -> str | None:
+        """Why the request was refused before this commit, or in it; None when it was not."""
+        blob = batch.added.get(folder.refusal)
+        if blob is None and batch.before:
+            found = objects.find(self._reader, batch.before, folder.refusal.removeprefix(f"{RECORDS}/"))
+            blob = found.oid if found else None
+        return self._load(Refusal, blob, folder.refusal).spec.reason if blob else None
 
     def _claimed_before(self, batch: Batch, folder: RequestFolder, service: str) -> tuple[int, bool]:
         """The last attempt recorded before this commit, and whether there was a result."""
@@ -195,7 +222,17 @@ class RecordJudge:
         begun = self._begun(batch, folder)
         if self._holding((batch.revision,), folder):
             own = objects.folder(self._reader, self._tree(batch.revision), folder.folder)
-            return judge_request(self._reader, batch.state, own, folder, "main", batch.revision, frozen=begun)
+            return judge_request(
+                self._reader,
+                batch.state,
+                own,
+                folder,
+                "main",
+                batch.revision,
+                frozen=begun,
+                attestations=self._attested(batch, folder),
+                arrivals=self._arrivals,
+            )
         known = self._on_branch.get(folder)
         branches = self._holding((*batch.branches, known) if known else batch.branches, folder)
         if not branches:
@@ -218,10 +255,44 @@ class RecordJudge:
         names = objects.entries(self._reader, own) if own else ()
         return frozenset(entry.name for entry in names if entry.is_folder)
 
+    # ---- attestations ----
+
+    def _judge_attestation(self, batch: Batch, folder: RequestFolder, number: int, said: Said) -> None:
+        path = folder.attestation(number)
+        told = self._load(Attestation, batch.added[path], path)
+        last = max(self._numbers(batch, folder), default=0)
+        if number != last + 1:
+            raise BadRecord("AttestationMismatch", f"{path} follows number {last}")
+        if not self._holding((batch.revision,), folder):
+            raise BadRecord("AttestationMismatch", f"{folder.request} is not on main")
+        check_attestation(told, batch, folder, self._judge_request(batch, folder))
+        said.attestation(told)
+
+    def _numbers(self, batch: Batch, folder: RequestFolder) -> dict[int, str]:
+        """The blob ids of the attestations recorded before this commit, by number."""
+        own = objects.folder(self._reader, batch.before, folder.records.removeprefix(f"{RECORDS}/"))
+        listed = objects.entries(self._reader, own) if own else ()
+        matches = ((_ATTESTATION.fullmatch(entry.name), entry.oid) for entry in listed)
+        return {int(match[1]): oid for match, oid in matches if match}
+
+    def _attested(self, batch: Batch, folder: RequestFolder) -> tuple[Attestation, ...]:
+        """The last attestation recorded before this commit, or in it."""
+        numbers = self._numbers(batch, folder)
+        last = max(numbers, default=0)
+        blob = batch.added.get(folder.attestation(last + 1)) or numbers.get(last)
+        return (self._load(Attestation, blob, f"{folder.records}/attestation-{last}"),) if blob else ()
+
     # ---- results ----
 
-    def _judge_result(self, batch: Batch, folder: RequestFolder, service: str, said: Said) -> None:
-        result = self._load(Result, batch, folder.result(service))
+    def _judge_result(
+        self,
+        batch: Batch,
+        folder: RequestFolder,
+        service: str,
+        said: Said,
+        judged: Mapping[RequestFolder, JudgedRequest],
+    ) -> None:
+        result = self._load(Result, batch.added[folder.result(service)], folder.result(service))
         opened = self._open.get((folder, service))
         if opened is None or (opened.fresh and opened.claim.spec.action not in AGENTLESS):
             raise BadRecord("ResultWithoutClaim", f"{folder.result(service)} has no claim before it")
@@ -236,53 +307,55 @@ class RecordJudge:
         )
         if spec.attempt > claim.attempt:
             raise BadRecord("ResultMismatch", f"attempt {spec.attempt} after claim {claim.attempt}")
+        check_not_later("recordedAt", spec.recorded_at, batch.info)
         receipt = self._receipt(batch, folder, service, result, opened)
         check_outcome(result, receipt)
+        if spec.action == ACKNOWLEDGE:
+            asking = judged.get(folder) or self._judge_request(batch, folder)
+            check_acknowledged(result, asking)
+            self._check_glass(batch, asking)
         if opened.late is not None and spec.outcome == "succeeded" and spec.attempt >= opened.late:
             raise BadRecord("ClaimAfterRefusal", f"attempt {spec.attempt} on {service} was never to begin")
+        if spec.outcome == "succeeded" or (spec.outcome, spec.action) == ("unknown", DISABLE):
+            # of a disable whose end nobody knows, the safe reading holds
+            self._desired.switched(spec, by_request=True)
         said.result(opened.claim, result)
         del self._open[folder, service]
         self.proved += 1
+
+    def _check_glass(self, batch: Batch, asking: JudgedRequest) -> None:
+        """Who acknowledges that the glass was broken is of those who were not asked then."""
+        asked = asking.document.spec if asking.document else None
+        if asked is None or "request" not in asked.params:
+            return
+        claims = self._broken.get(str(asked.params["request"]), [])
+        problem = unfit_to_acknowledge(batch.state, asked.requested_by, claims)
+        if problem:
+            raise BadRecord("ResultMismatch", problem)
 
     def _receipt(
         self, batch: Batch, folder: RequestFolder, service: str, result: Result, opened: _Open
     ) -> Receipt | None:
         """The receipt beside a result, proved with a key that was in force since the claim."""
-        body = batch.added.get(folder.receipt(service))
-        seal = batch.added.get(folder.receipt_signature(service))
+        paths = folder.receipt(service), folder.receipt_signature(service)
         if result.spec.receipt_digest is None:
-            if body or seal:
+            if any(path in batch.added for path in paths):
                 raise BadRecord("ReceiptMismatch", "a receipt lies beside a result that names none")
             return None
-        if body is None or seal is None:
-            raise BadRecord("ReceiptMismatch", "the receipt that the result names is not there")
-        payload = objects.read_blob(self._reader, body)
-        armored = objects.read_blob(self._reader, seal).decode("ascii", errors="replace")
-        if bytes_digest(payload) != result.spec.receipt_digest:
-            raise BadRecord("ReceiptMismatch", "the receipt has another digest than the result says")
-        in_force = batch.state.services.get(service)
-        now = in_force.document.spec.agent.key if in_force else None
-        error = "no key of the service was in force"
-        for text in sorted(opened.keys | ({now} if now else set())):
-            try:
-                return check_receipt(
-                    payload,
-                    armored,
-                    PublicKey.parse(text),
-                    repository=self._root,
-                    service=service,
-                    op_id=result.spec.op_id,
-                )
-            except Untrusted as found:
-                error = str(found)
-        raise BadRecord("ReceiptMismatch", error)
+        return proved_receipt(
+            *receipt_files(self._reader, batch, paths, result.spec.receipt_digest),
+            opened.keys | key_in_force(batch.state, service),
+            repository=self._root,
+            service=service,
+            op_id=result.spec.op_id,
+        )
 
     # ---- refusals ----
 
     def _judge_refusal(
         self, batch: Batch, folder: RequestFolder, said: Said, cancels: list[JudgedRequest]
     ) -> None:
-        refusal = self._load(Refusal, batch, folder.refusal)
+        refusal = self._load(Refusal, batch.added[folder.refusal], folder.refusal)
         spec = refusal.spec
         check_equal(
             "InvalidRecord",
@@ -294,7 +367,7 @@ class RecordJudge:
         said.refusal(refusal)
         judged = expire(self._judge_refused(batch, folder, spec.reason), spec.recorded_at)
         begun_as = {(folder.request, digest) for digest in self._begun_as(batch, folder)}
-        check_refusal(refusal, judged, begun_as, cancels)
+        check_refusal(refusal, judged, begun_as, cancels, batch.state)
         if judged.document:
             said.actions.add(judged.document.spec.action)
             said.requesters.add(judged.document.spec.requested_by)

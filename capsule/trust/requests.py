@@ -8,17 +8,19 @@ changed since the set before. Called by the reconciler, view, `plan` and command
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from capsule.documents.digests import target_digest
 from capsule.documents.paths import REQUEST_BRANCHES, REQUESTS, RequestFolder
 from capsule.documents.scalars import NAME
+from capsule.documents.types import Attestation
 from capsule.trust import objects
+from capsule.trust.merges import Arrivals
 from capsule.trust.objects import BadObject, ObjectReader
 from capsule.trust.one_request import REASONS as _ONE_REASONS
-from capsule.trust.one_request import Source, expire, judge_request
+from capsule.trust.one_request import Source, expire, judge_request, takes_merge
 from capsule.trust.state import Finding, JudgedRequest, MainState
 
 __all__ = ["REASONS", "RequestSet", "expire", "judge_request", "judge_requests"]
@@ -34,6 +36,8 @@ _YEAR = re.compile(r"[0-9]{4}")
 _MONTH = re.compile(r"[0-9]{2}")
 _Folders = tuple[tuple[str, str], ...]
 _Place = tuple[RequestFolder, str]
+_Come = tuple[str | None, bool]
+"""The step that brought a request to main, and whether what its pull request became comes at it or after."""
 
 MAX_MONTHS = 200
 MAX_YEAR_BYTES = 64 * 1024
@@ -49,11 +53,22 @@ class _Memo:
     settings: str
     services: int
     frozen: frozenset[str]
+    told: Attestation | None
+    come: _Come
 
-    def holds(self, state: MainState, frozen: frozenset[str], digest_of: Callable[[str], str | None]) -> bool:
+    def holds(
+        self,
+        state: MainState,
+        frozen: frozenset[str],
+        told: Attestation | None,
+        come: _Come,
+        digest_of: Callable[[str], str | None],
+    ) -> bool:
         if (self.policy, self.settings) != (state.policy.digest, state.settings.digest):
             return False
         if self.services != len(state.services) or self.frozen != frozen:
+            return False
+        if self.told != told or self.come != come:
             return False
         document = self.judged.document
         targets = document.spec.targets if document else ()
@@ -70,6 +85,7 @@ class RequestSet(Mapping[str, JudgedRequest]):
     _months: Mapping[str, _Folders] = field(default_factory=dict, repr=False)
     _digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     _places: Mapping[tuple[str, str], _Place | Finding] = field(default_factory=dict, repr=False)
+    _arrivals: Arrivals | None = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> JudgedRequest:
         return self._requests[name]
@@ -90,21 +106,24 @@ def judge_requests(
     now: datetime | None = None,
     begun: Mapping[str, Collection[str]] | None = None,
     left_out: Callable[[RequestFolder], bool] | None = None,
+    attestations: Mapping[str, Sequence[Attestation]] | None = None,
 ) -> RequestSet:
     """Judge the requests of main (as last read, `state.tip`) and those on request branches.
 
     `branches` are full ref names with the ids they name (others than request branches are ignored);
     `known` the set before. `begun` names by request the targets that were claimed already, whose later
     changes void nothing. `left_out` says which requests of main are not wanted, such as those long
-    executed: they are not even read. With `now`, what has expired is refused. Raises MissingObject.
+    executed: they are not even read. `attestations` are what audit records of their reviews at a forge, by
+    request, oldest first. With `now`, what has expired is refused. Raises MissingObject.
     """
     before = known if isinstance(known, RequestSet) else RequestSet({})
-    judging = _Judging(reader, state, before, begun or {})
+    judging = _Judging(reader, state, before, begun or {}, attestations or {})
     on_main = judging.main(left_out or (lambda _: False))
     on_branches = judging.branches(branches or {})
     found = {name: expire(each, now) for name, each in {**on_main, **on_branches}.items()}
     findings = tuple(judging.findings)
-    return RequestSet(found, findings, judging.memos, judging.months, judging.digests, judging.places)
+    kept = (judging.memos, judging.months, judging.digests, judging.places, judging.arrivals)
+    return RequestSet(found, findings, *kept)
 
 
 class _Judging:
@@ -116,11 +135,14 @@ class _Judging:
         state: MainState,
         before: RequestSet,
         begun: Mapping[str, Collection[str]],
+        attestations: Mapping[str, Sequence[Attestation]],
     ) -> None:
         self._reader = reader
         self._state = state
         self._before = before
         self._begun = begun
+        self._attestations = attestations
+        self.arrivals = (before._arrivals or Arrivals(reader)).read_by(reader)
         self.digests: dict[str, str] = {}
         self.memos: dict[tuple[Source, str, str], _Memo] = {}
         self.months: dict[str, _Folders] = {}
@@ -188,15 +210,46 @@ class _Judging:
     def _judged(self, folder: RequestFolder, oid: str, source: Source, revision: str) -> JudgedRequest:
         key = (source, folder.folder, oid)
         frozen = frozenset(self._begun.get(folder.name, ()))
+        attested = self._attestations.get(folder.name, ()) if source == "main" else ()
+        told = attested[-1] if attested else None
         memo = self._before._memos.get(key)
-        if memo is None or not memo.holds(self._state, frozen, self._digest_of):
-            judged = judge_request(self._reader, self._state, oid, folder, source, revision, frozen=frozen)
+        come = self._come(memo.judged, revision, told) if memo else (None, False)
+        lasts = memo is not None and not memo.judged.fleeting
+        if memo is None or not lasts or not memo.holds(self._state, frozen, told, come, self._digest_of):
+            judged = judge_request(
+                self._reader,
+                self._state,
+                oid,
+                folder,
+                source,
+                revision,
+                frozen=frozen,
+                attestations=attested,
+                arrivals=self.arrivals,
+            )
             state = self._state
-            memo = _Memo(judged, state.policy.digest, state.settings.digest, len(state.services), frozen)
+            come = self._come(judged, revision, told)
+            memo = _Memo(
+                judged,
+                state.policy.digest,
+                state.settings.digest,
+                len(state.services),
+                frozen,
+                told,
+                come,
+            )
         elif source == "branch" and memo.judged.revision != revision:
             memo = replace(memo, judged=replace(memo.judged, revision=revision))
         self.memos[key] = memo
         return memo.judged
+
+    def _come(self, judged: JudgedRequest, revision: str, told: Attestation | None) -> _Come:
+        """How the request came to main, where its verdict may rest on that."""
+        if judged.source != "main" or not (told or takes_merge(judged.rules.values())):
+            return None, False
+        place = (revision, judged.path, judged.blob)
+        known = told is not None and self.arrivals.since_holds(*place, told.spec.merged)
+        return self.arrivals.of(*place), known
 
     def _digest_of(self, name: str) -> str | None:
         """The target digest of a service in force, computed once for each text of its document."""

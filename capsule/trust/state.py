@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from capsule.documents.types import ActionRequest, Capsule, ChangeKind, Evidence, Policy, Rule, Service
+from capsule.documents.types import (
+    ActionRequest,
+    Capsule,
+    ChangeKind,
+    Evidence,
+    Ground,
+    Policy,
+    Rule,
+    Service,
+)
+from capsule.trust.key_validity import Seen
 
 T = TypeVar("T")
 Severity = Literal["error", "warning"]
@@ -44,9 +54,9 @@ class PendingChange:
 
     `old` and `new` are digests, None where the document does not exist. `since` is the commit that
     brought it; `signed` says whether that commit's own signature may name its author (not that of a
-    merge, nor of one merged while main was suspended). `documents` are the paths of the words on it
-    (`approvals/…`) that arrived with it or since; `authors`, `approved_by` and `missing` what they
-    amount to.
+    merge, nor of one merged while main was suspended), `merged` whether it is a merge that may say who
+    let the change in. `documents` are the paths of the words on it (`approvals/…`) that arrived with it
+    or since; `authors`, `approved_by` and `missing` what they amount to.
     """
 
     kind: ChangeKind
@@ -57,6 +67,7 @@ class PendingChange:
     reason: str = ""
     message: str = ""
     signed: bool = False
+    merged: bool = False
     documents: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     approved_by: tuple[str, ...] = ()
@@ -85,6 +96,10 @@ class MainState:
     signers: SignersInForce | None = None
     held: Finding | None = None
     spent: frozenset[tuple[str, str]] = frozenset()
+    seen: Seen | None = field(default=None, compare=False, repr=False)
+    """When steps were first seen, for keys that speak for a while only."""
+    fleeting: bool = False
+    """Whether it was judged by the time of now: to be judged again, once audit tells the time for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +113,15 @@ class SignersInForce:
 
 @dataclass(frozen=True, slots=True)
 class SeenApproval:
-    """One approval file: whether it counts, and if not, why (`reason` empty when it counts)."""
+    """One approval: whether it counts, and if not, why (`reason` empty when it counts).
+
+    Document and signature are those of an approval file; for `forge` and `merge` evidence, which rest on the
+    attestation or the merge that `message` names, they are empty. `principal` of an account at a forge that
+    the policy gives nobody is forge and number, such as `github:583231`.
+    """
 
     principal: str
-    decision: Literal["approve", "reject"]
+    decision: Literal["approve", "reject", "break-glass"]
     counts: bool
     evidence: Evidence
     document: bytes
@@ -146,8 +166,22 @@ class JudgedRequest:
     approvals: tuple[SeenApproval, ...] = ()
     missing: tuple[MissingApproval, ...] = ()
     target_digests: Mapping[str, str] = field(default_factory=dict)
+    evidence: Ground = "signature"
+    """The weakest kind of evidence that was needed for the verdict, or that the glass was broken for it."""
+    blob: str = ""
+    """Blob id of `raw`."""
+    fleeting: bool = False
+    """Whether it was judged by the time of now, not by one that audit tells."""
 
     @property
     def approved_by(self) -> tuple[str, ...]:
-        """The people whose approvals count."""
-        return tuple(seen.principal for seen in self.approvals if seen.counts and seen.decision == "approve")
+        """The people whose approvals count, each once."""
+        return tuple(dict.fromkeys(name for name, _ in self.evidence_of_people()))
+
+    def evidence_of_people(self) -> list[tuple[str, Evidence]]:
+        """Every approval that counts, as the person and the kind of evidence."""
+        return [
+            (each.principal, each.evidence)
+            for each in self.approvals
+            if each.counts and each.decision == "approve"
+        ]

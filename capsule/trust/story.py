@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from capsule.documents.types import Claim, Refusal, Result
+from capsule.documents.types import Attestation, Claim, Refusal, Result, StateOrder, StateResult
 from capsule.trust.objects import CommitInfo
 
 REASONS: dict[str, str] = {
@@ -67,7 +67,11 @@ class Said:
     approvers: set[str] = field(default_factory=set)
     claimed: list[_Words] = field(default_factory=list)
     ended: list[_Words] = field(default_factory=list)
+    ordered: list[_Words] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    """Services of desired-state orders and their results: no request names these, so each is named itself."""
     refused: set[str] = field(default_factory=set)
+    attested: set[str] = field(default_factory=set)
 
     def claim(self, claim: Claim) -> None:
         """A claim of this commit."""
@@ -89,6 +93,37 @@ class Said:
         self.outcomes.add(spec.phase)
         self.reasons.add(spec.reason)
         self.refused.add(f"{spec.request}: {spec.phase} ({spec.reason})")
+
+    def attestation(self, told: Attestation) -> None:
+        """An attestation of this commit."""
+        spec = told.spec
+        self.requests.add(spec.request)
+        self.evidence.add("forge")
+        self.attested.add(f"{spec.request}: reviews of {spec.forge} pull request {spec.number} recorded")
+
+    def state_order(self, order: StateOrder) -> None:
+        """A desired-state order of this commit."""
+        spec = order.spec
+        self.ordered.append((spec.action, spec.service, "ordered"))
+        self._told(spec.service, spec.action)
+
+    def state_result(self, result: StateResult) -> None:
+        """A result of a desired-state order of this commit."""
+        spec = result.spec
+        self.ended.append((spec.action, spec.service, spec.outcome))
+        self.outcomes.add(spec.outcome)
+        self.reasons.add(spec.reason)
+        self._told(spec.service, spec.action)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the commit holds no record."""
+        return not (self.requests or self.told)
+
+    def _told(self, service: str, action: str) -> None:
+        self.told.add(service)
+        self.services.add(service)
+        self.actions.add(action)
 
     def _operation(self, claim: Claim) -> None:
         spec = claim.spec
@@ -113,11 +148,22 @@ def check_time(what: str, at: datetime, info: CommitInfo) -> None:
         raise BadStory("TimeMismatch", f"{what} is {at.isoformat()}, more than a day from the commit's time")
 
 
+def check_not_later(what: str, at: datetime, info: CommitInfo) -> None:
+    """A record was made before its commit: facts wait in a spool while there is no repository. Raises
+    BadStory."""
+    if at.timestamp() - info.committer.at > MAX_CLOCK_SECONDS:
+        raise BadStory("TimeMismatch", f"{what} is {at.isoformat()}, more than a day after the commit's time")
+
+
 def check_story(info: CommitInfo, said: Said, statuses: Collection[str], revision: str) -> None:
-    """The message tells what the commit holds: all its requests, and nothing else. Raises BadStory."""
+    """The message tells what the commit holds: all its requests, all services of its desired-state orders,
+    and nothing else. Raises BadStory."""
     subject, named = _read(info.message)
     if named.get("Capsule-Request", set()) != said.requests:
         raise BadStory("TrailerMismatch", f"Capsule-Request names {sorted(named.get('Capsule-Request', ()))}")
+    silent = said.told - named.get("Capsule-Service", set())
+    if silent:
+        raise BadStory("TrailerMismatch", f"Capsule-Service does not name {min(silent)}")
     for name, allowed in (
         ("Capsule-Service", said.services | set(statuses)),
         ("Capsule-Action", said.actions),
@@ -151,13 +197,18 @@ def _read(message: str) -> tuple[str, dict[str, set[str]]]:
 
 def _tells(subject: str, said: Said, statuses: Collection[str], revision: str) -> bool:
     """Whether the subject is one that a record of the commit gives."""
-    if not said.requests:
+    if said.nothing:
         return _tells_status(subject, statuses) if statuses else subject == f"take in main {revision[:12]}"
     more = _MORE.fullmatch(subject)
     text = more[1] if more else subject
     if said.refused:
         return text in said.refused
-    return any(_tells_words(text, words, whole=not more) for words in (said.claimed, said.ended))
+    if text in said.attested:
+        alone = len(said.attested) == 1 and not (said.claimed or said.ended or said.ordered)
+        return alone or more is not None
+    return any(
+        _tells_words(text, words, whole=not more) for words in (said.claimed, said.ended, said.ordered)
+    )
 
 
 def _tells_status(subject: str, statuses: Collection[str]) -> bool:

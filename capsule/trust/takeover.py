@@ -20,11 +20,14 @@ from capsule.trust.changes import (
     ChangeUnit,
     ChangeVerdict,
     DigestPair,
+    MergedBy,
     VoidApproval,
     Word,
     judge_change,
     read_word,
 )
+from capsule.trust.key_validity import is_timed, policy_at
+from capsule.trust.merged_changes import NoMerge, merged_by
 from capsule.trust.objects import BadObject, ObjectReader
 from capsule.trust.policy import InvalidPolicy, load_policy, signer_of
 from capsule.trust.state import InForce, MainState, PendingChange
@@ -68,11 +71,23 @@ class Step:
     _used: set[tuple[str, str]] = field(default_factory=set)
     _taken: dict[str, str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    fleeting: bool = False
+    """Whether anything here depends on when it is judged, for audit does not tell yet when it was seen."""
 
     @property
     def policy(self) -> Policy:
-        """The policy of the step before."""
-        return self.state.policy.document
+        """The policy of the step before, with the keys that spoke when this step was first seen."""
+        return self.valid(self.state.policy.document)
+
+    def valid(self, policy: Policy) -> Policy:
+        """`policy` with the keys that spoke when this step was first seen."""
+        if not is_timed(policy):
+            return policy
+        seen = self.state.seen
+        at = seen.of(self.commit) if seen else None
+        if seen and at is None:
+            self.fleeting, at = True, seen.now
+        return policy_at(policy, at)
 
     def bytes_at(self, path: str) -> tuple[bytes, str]:
         """The bytes and the blob id of a file that is in the tree."""
@@ -103,6 +118,20 @@ class Step:
             return signer_of(self.policy, info.signed_payload, info.signature, sshsig.COMMIT)
         except (BadObject, sshsig.BadSignature) as error:
             self.notes.append(f"the signature of commit {commit[:12]} does not count: {error}")
+            return None
+
+    def merged_by(self, changes: Collection[PendingChange]) -> MergedBy | None:
+        """Who let `changes` in by the one merge that brought them all, and who wrote them; None: nobody."""
+        commits = {change.since for change in changes if change.merged}
+        if len(commits) != 1 or not all(change.merged for change in changes):
+            return None
+        found = {change.path: in_force_at(self.state, change.path) for change in changes}
+        blobs = {path: document.blob if document else None for path, document in found.items()}
+        forge = self.state.settings.document.spec.forge
+        try:
+            return merged_by(self.reader, self.policy, forge, commits.pop(), blobs)
+        except NoMerge as error:
+            self.notes.append(str(error))
             return None
 
     def words_on(self, changes: Iterable[PendingChange]) -> list[Word]:
@@ -203,7 +232,7 @@ def take_over(step: Step, *, blocked: bool) -> MainState:
 
 def _merged_while_suspended(change: PendingChange) -> PendingChange:
     reason = "MergedWhileSuspended"
-    return replace(change, signed=False, documents=(), reason=reason, message=REASONS[reason])
+    return replace(change, signed=False, merged=False, documents=(), reason=reason, message=REASONS[reason])
 
 
 def _settle(step: Step, changes: Collection[PendingChange], verdict: ChangeVerdict) -> bool:
@@ -228,7 +257,10 @@ def _judge(step: Step, unit: ChangeUnit, changes: list[PendingChange]) -> Change
     step.notes.clear()
     signers = {step.author(change.since) if change.signed else None for change in changes}
     direct = {author for author in signers if author} if len(signers) == 1 else set()
-    return judge_change(step.policy, unit, direct, step.words_on(changes), step.now_so, step.state.spent)
+    words = step.words_on(changes)
+    return judge_change(
+        step.policy, unit, direct, words, step.now_so, step.state.spent, lambda: step.merged_by(changes)
+    )
 
 
 def _pairs(changes: Iterable[PendingChange]) -> Mapping[str, DigestPair]:

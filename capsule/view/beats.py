@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from capsule.documents.paths import HEARTBEATS, LOCAL_HEARTBEATS
 from capsule.documents.types import Policy
+from capsule.trust.key_validity import committed_at, policy_at
 from capsule.trust.objects import BadObject, MissingObject, ObjectReader, file_bytes, read_commit
 from capsule.trust.policy import signer_of
 from capsule.view.heartbeat import HEARTBEAT_FILE, Heartbeat, Probe, decode_heartbeat
@@ -106,7 +107,8 @@ def _verified(reader: ObjectReader, policy: Policy, reconciler: str, commit: str
         raise _Ignored("its commit has parents")
     if info.signature is None:
         raise _Ignored("its commit is not signed")
-    signer = signer_of(policy, info.signed_payload, info.signature, sshsig.COMMIT)
+    then = policy_at(policy, committed_at(info))
+    signer = signer_of(then, info.signed_payload, info.signature, sshsig.COMMIT)
     if signer != reconciler or not policy.spec.principals[signer].machine:
         raise _Ignored(f"it is signed by {signer}, expected the machine {reconciler}")
     data = file_bytes(reader, info.tree, HEARTBEAT_FILE)
@@ -115,4 +117,6 @@ def _verified(reader: ObjectReader, policy: Policy, reconciler: str, commit: str
     heartbeat = decode_heartbeat(data)
     if heartbeat.reconciler != reconciler:
         raise _Ignored(f"it speaks for {heartbeat.reconciler[:80]!r}")
+    # Its commit may say any time: what the heartbeat says itself is what makes it look alive.
+    signer_of(policy_at(policy, instant(heartbeat.at)), info.signed_payload, info.signature, sshsig.COMMIT)
     return heartbeat

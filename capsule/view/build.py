@@ -26,6 +26,7 @@ from capsule.documents.paths import (
 from capsule.documents.types import ServiceStatus
 from capsule.lifecycle import Records, RequestRecords, read_records
 from capsule.lifecycle.status import stale
+from capsule.trust.key_validity import SeenOnAudit, committed_at, policy_at
 from capsule.trust.mainline import BadRoot
 from capsule.trust.objects import (
     BadObject,
@@ -47,6 +48,7 @@ from capsule.view.beats import (
     newest,
     read_beat,
 )
+from capsule.view.broken_glass import broken_glass
 from capsule.view.history import without_history
 from capsule.view.mainline import judged_main
 from capsule.view.model import (
@@ -99,6 +101,8 @@ class _Base:
     services: Mapping[str, ServiceRow]
     requests: tuple[_Request, ...]
     unproved: ConditionRow | None
+    fleeting: bool
+    """Whether any of it was judged by the time of the look."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,8 @@ def snapshot(
         return _without_main(root, now)
     kept = cache or SnapshotCache()
     tips = _tips(refs, root)
-    if kept.picture is None or kept.tips != tips:
-        kept.picture = _picture(reader, refs, root, main, kept)
+    if kept.picture is None or kept.tips != tips or (kept.base and kept.base.fleeting):
+        kept.picture = _picture(reader, refs, root, main, kept, now)
         kept.tips = tips
         kept.stale = None
     seen = _at(kept.picture, kept, main, refs.get(AUDIT), now)
@@ -225,12 +229,17 @@ def _without_main(root: str, now: datetime) -> Snapshot:
 
 
 def _picture(
-    reader: ObjectReader, refs: Mapping[str, str], root: str, main: str, kept: SnapshotCache
+    reader: ObjectReader,
+    refs: Mapping[str, str],
+    root: str,
+    main: str,
+    kept: SnapshotCache,
+    now: datetime,
 ) -> _Picture:
     branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
     facts = (root, main, refs.get(AUDIT), tuple(sorted(branches.items())))
-    if kept.base is None or kept.base.made_of != facts:
-        kept.base = _base(reader, root, main, refs.get(AUDIT), branches, facts, kept)
+    if kept.base is None or kept.base.made_of != facts or kept.base.fleeting:
+        kept.base = _base(reader, root, main, refs.get(AUDIT), branches, facts, kept, now)
     base = kept.base
     beats = _beats(reader, refs, base.state, kept)
     return _Picture(
@@ -250,13 +259,16 @@ def _base(
     branches: Mapping[str, str],
     facts: tuple[object, ...],
     kept: SnapshotCache,
+    now: datetime,
 ) -> _Base:
     """All but the heartbeats. Raises Unreadable."""
     try:
-        kept.state = state = judged_main(reader, root, main, audit, kept.state)
+        seen = SeenOnAudit(reader, root, main, audit, now)
+        kept.state = state = judged_main(reader, root, main, audit, kept.state, seen)
         kept.records = read_records(reader, audit, kept.records)
         begun = {item.name: item.operations.keys() for item in kept.records.all() if item.claimed}
-        kept.judged = judge_requests(reader, state, branches, kept.judged, begun=begun)
+        told = kept.records.attestations()
+        kept.judged = judge_requests(reader, state, branches, kept.judged, begun=begun, attestations=told)
         _read_statuses(reader, audit, kept)
         unproved = _unproved(reader, state, audit)
     except (BadObject, BadRoot, NotDescended) as error:
@@ -265,7 +277,8 @@ def _base(
     newest_path_first = sorted(
         kept.requests.values(), key=lambda item: (item.row.path, item.row.name), reverse=True
     )
-    return _Base(facts, state, _make_services(state, kept), tuple(newest_path_first), unproved)
+    fleeting = state.fleeting or any(each.fleeting for each in kept.judged.values())
+    return _Base(facts, state, _make_services(state, kept), tuple(newest_path_first), unproved, fleeting)
 
 
 def _read_statuses(reader: ObjectReader, audit: str | None, kept: SnapshotCache) -> None:
@@ -291,7 +304,7 @@ def _unproved(reader: ObjectReader, state: MainState, audit: str | None) -> Cond
     if audit is None or audit == state.root:
         return None
     info = read_commit(reader, audit)
-    policy = state.policy.document
+    policy = policy_at(state.policy.document, committed_at(info))
     try:
         signer = signer_of(policy, info.signed_payload, info.signature or "", sshsig.COMMIT)
     except sshsig.BadSignature as error:
@@ -392,6 +405,7 @@ def _conditions(
     """What everybody should know, apart from single services."""
     if unproved:
         yield unproved
+    yield from broken_glass(item.row for item in kept.requests.values())
     yield from (beat.condition for beat in beats if beat.condition)
     in_force = {service.path for service in state.services.values()}
     for change in state.pending:

@@ -1,24 +1,38 @@
 """The heartbeat: the freshest probes of one reconciler, as `heartbeat.json` in a commit without parents.
 
 Rules kept: strict JSON, unknown fields are errors, every time is read before it is believed; a larger
-document than `MAX_BYTES` is not read. The reconciler writes it with `encode_heartbeat` at
-`refs/capsule/heartbeat/<reconciler>`; view.build reads it with `decode_heartbeat`, after the signature.
+document than `MAX_BYTES` is not read; each probe stands on a line of its own, so that a writer makes anew
+only the lines that changed. The reconciler writes it with `join_heartbeat` at
+`refs/capsule/heartbeat/<reconciler>` and reads its own again when it starts; view.build reads it with
+`decode_heartbeat`, after the signature.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from capsule.documents.types import HealthStatus
-from capsule_agent.protocol.messages import Message, Version, from_value, instant
+from capsule_agent.protocol.messages import Message, Version, encode, from_value, instant
 from capsule_agent.protocol.strict_json import InvalidMessage, parse
 
 HEARTBEAT_FILE = "heartbeat.json"
 MAX_BYTES = 16 * 1024 * 1024
 MAX_INTERVAL_SECONDS = 86_400
-_PROBE_TYPES = {"at": str, "ok": bool, "latencyMs": int, "reason": str, "status": str, "enabled": bool}
+_PROBE_TYPES = {
+    "at": str,
+    "ok": bool,
+    "latencyMs": int,
+    "reason": str,
+    "status": str,
+    "enabled": bool,
+    "failingSince": str,
+    "failures": int,
+    "due": str,
+}
+_ALWAYS = frozenset({"at", "ok", "enabled", "latencyMs"})
 _HEALTH = (None, *get_args(HealthStatus))
 
 
@@ -27,7 +41,8 @@ class Probe(Message):
     """The last probe of one service.
 
     `ok` says that the agent answered; `status` and `enabled` are what it said, None when it did not.
-    `reason` is a reason code, empty when nothing is wrong.
+    `reason` is a reason code, empty when nothing is wrong. Of a row of failures it says since when, how many
+    there were, and when the agent is asked next: a reconciler that starts again goes on from there.
     """
 
     at: str
@@ -36,6 +51,9 @@ class Probe(Message):
     reason: str = ""
     status: HealthStatus | None = None
     enabled: bool | None = None
+    failing_since: str | None = None
+    failures: int = 0
+    due: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +73,22 @@ class Heartbeat(Message):
 
 def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     """The bytes of `heartbeat.json`."""
-    return heartbeat.to_json()
+    return join_heartbeat(heartbeat, {name: encode_probe(probe) for name, probe in heartbeat.probes.items()})
+
+
+def encode_probe(probe: Probe) -> str:
+    """The JSON of one probe, on one line: what is not said is left out."""
+    value = {key: part for key, part in encode(probe).items() if part or key in _ALWAYS}
+    return json.dumps(value, ensure_ascii=False)
+
+
+def join_heartbeat(heartbeat: Heartbeat, probes: Mapping[str, str]) -> bytes:
+    """The bytes of `heartbeat.json` with these probes, each as `encode_probe` gives it, by service."""
+    head = json.dumps(encode(replace(heartbeat, probes={})), indent=2, ensure_ascii=False, allow_nan=False)
+    lines = ",\n".join(f"    {json.dumps(name, ensure_ascii=False)}: {probes[name]}" for name in probes)
+    before, empty, after = head.partition('"probes": {}')
+    assert empty  # the field is always written, and no text before it may hold a bare quote
+    return f'{before}"probes": {{\n{lines}\n  }}{after}\n'.encode()
 
 
 def decode_heartbeat(data: bytes) -> Heartbeat:
@@ -86,14 +119,20 @@ def _probe(name: str, value: Any) -> Probe:
                 value.get("reason", ""),
                 value.get("status"),
                 value.get("enabled"),
+                value.get("failingSince"),
+                value.get("failures", 0),
+                value.get("due"),
             )
             return _timed(probe, path)
     return _timed(from_value(Probe, value, path), path)
 
 
 def _timed(probe: Probe, path: str) -> Probe:
-    try:
-        instant(probe.at)
-    except InvalidMessage as error:
-        raise InvalidMessage(f"{path}.at: {error}") from None
+    times = (("at", probe.at), ("failingSince", probe.failing_since), ("due", probe.due))
+    for field_name, text in times:
+        try:
+            if text is not None:
+                instant(text)
+        except InvalidMessage as error:
+            raise InvalidMessage(f"{path}.{field_name}: {error}") from None
     return probe

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from capsule.trust.key_validity import Seen, committed_at, policy_at
 from capsule.trust.mainline import advance, judge
 from capsule.trust.objects import (
     BadObject,
@@ -28,23 +29,29 @@ _COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
 def judged_main(
-    reader: ObjectReader, root: str, main: str, audit: str | None, known: MainState | None = None
+    reader: ObjectReader,
+    root: str,
+    main: str,
+    audit: str | None,
+    known: MainState | None = None,
+    seen: Seen | None = None,
 ) -> MainState:
     """Main judged up to its tip `main`, suspended as HistoryRewritten when audit has seen another one.
 
-    `audit` is the tip of audit, `known` the outcome of an earlier look. Raises BadRoot, MissingObject and
+    `audit` is the tip of audit, `known` the outcome of an earlier look; `seen` tells when steps were seen,
+    for keys that speak for a while only, which do not count without it. Raises BadRoot, MissingObject and
     BadObject for what main holds; for what audit says, never.
     """
-    state = judge(reader, root, main, known)
+    state = judge(reader, root, main, known, seen)
     if audit is None or audit == root:
         return state
     try:
-        return _compared(reader, state, main, audit)
+        return _compared(reader, state, main, audit, seen)
     except (BadObject, MissingObject, sshsig.BadSignature):
         return state
 
 
-def _compared(reader: ObjectReader, state: MainState, main: str, audit: str) -> MainState:
+def _compared(reader: ObjectReader, state: MainState, main: str, audit: str, seen: Seen | None) -> MainState:
     info = read_commit(reader, audit)
     named = info.trailers.get(_OBSERVED, ())
     if len(named) != 1 or not _COMMIT_ID.fullmatch(named[0]) or named[0] == state.tip:
@@ -52,8 +59,8 @@ def _compared(reader: ObjectReader, state: MainState, main: str, audit: str) -> 
     raw_commit(reader, named[0])
     if _leads_to(reader, named[0], main):
         return state
-    before = judge(reader, state.root, named[0])
-    policy = before.policy.document
+    before = judge(reader, state.root, named[0], seen=seen)
+    policy = policy_at(before.policy.document, committed_at(info))
     if before.tip != named[0] or not is_machine(
         policy, signer_of(policy, info.signed_payload, info.signature or "", sshsig.COMMIT)
     ):

@@ -105,7 +105,7 @@ class ApprovalRow:
     """One person's decision, and whether it counts."""
 
     principal: str
-    decision: Literal["approve", "reject"]
+    decision: Literal["approve", "reject", "break-glass"]
     counts: bool
     evidence: str
     reason: str = ""
@@ -191,7 +191,7 @@ class Snapshot:
 
 
 _CALM = frozenset({"HEALTHY", "DISABLED"})
-_ALARMING = frozenset({"KeyOverdue", "KeyChangedOutsideCapsule", "TrustOutdated"})
+_ALARMING = frozenset({"KeyOverdue", "KeyChangedOutsideCapsule", "SecretInReport", "TrustOutdated"})
 
 
 def needs_attention(row: ServiceRow) -> bool:

@@ -55,7 +55,7 @@ def _row(judged: JudgedRequest | None, request: str, operation: OperationRecord)
         message=result.message if result else "",
         requested_by=claim.requested_by,
         approved_by=claim.approved_by,
-        evidence=claim.evidence if claim.approved_by else "",
+        evidence=claim.evidence if claim.approved_by or claim.evidence == "break-glass" else "",
         why=asked.reason if asked else "",
         reconciler=claim.reconciler,
         attempt=result.attempt if result else claim.attempt,

@@ -68,7 +68,11 @@ def phase_at(row: RequestRow, judged: JudgedRequest, state: MainState, now: date
 
 
 def with_waits(row: RequestRow, waits: Mapping[str, str]) -> RequestRow:
-    """The row with what keeps its operations from ending; `waits` are by `request/service`."""
+    """The row with what keeps its operations from ending, or its evidence from coming; `waits` are by
+    `request/service`, or by `request`."""
+    why = waits.get(row.name)
+    if why and row.phase in ("Proposed", "Held"):
+        return replace(row, message=f"{row.message}; reviews: {why}")
     told = {
         item.service: waits[f"{row.name}/{item.service}"]
         for item in row.operations
@@ -120,10 +124,12 @@ def _approval(seen: SeenApproval) -> ApprovalRow:
 
 
 def _evidence(judged: JudgedRequest, operations: tuple[OperationRow, ...]) -> str:
-    """The weakest evidence among the approvals that count, or that which was acted on."""
+    """The evidence that was acted on, or that its approval rests on, or the weakest that there is so far."""
     acted = [row.evidence for row in operations if row.evidence]
-    kinds = acted or [seen.evidence for seen in judged.approvals if seen.counts]
-    return next((kind for kind in ("merge", "forge", "signature") if kind in kinds), "")
+    broken = judged.evidence == "break-glass"
+    rests_on = [judged.evidence] if judged.verdict == "approved" and (judged.approved_by or broken) else []
+    kinds = acted or rests_on or [seen.evidence for seen in judged.approvals if seen.counts]
+    return next((kind for kind in ("break-glass", "merge", "forge", "signature") if kind in kinds), "")
 
 
 def _recorded(records: RequestRecords, operations: tuple[OperationRow, ...], now: PhaseNow) -> RequestRow:

@@ -1,8 +1,8 @@
 """The same pages as JSON under /api/v1/: the values of view.model through `as_json`.
 
-Rules kept: nothing here depends on the minute, only on the snapshot's revision and the address; a list
-says how many there are and where the next page is. The format is written down in docs/reference/api.md.
-Called by web.app.
+Rules kept: nothing here but a history depends on the minute, only on the snapshot's revision and the address;
+a list says how many there are and where the next page is. The format is written down in
+docs/reference/api.md. Called by web.app.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from capsule.web.answers import API, conditional
 from capsule.web.listing import Page, RequestQuery, ServiceQuery, TrailQuery, page_of
 from capsule.web.pages import named
 from capsule.web.picture import Picture
-from capsule.web.present import summary
+from capsule.web.present import minute, summary
 
 
 def add_api(app: Flask, picture: Picture) -> None:
@@ -44,6 +44,18 @@ def add_api(app: Flask, picture: Picture) -> None:
         snapshot = picture.look()
         row = named(snapshot.services, name, "service")
         return _answer(snapshot, "Service", lambda: {"item": as_json(row)})
+
+    @app.get(f"{API}/services/<name>/history")
+    def api_history(name: str) -> Response:
+        snapshot = picture.look()
+        row = named(snapshot.services, name, "service")
+
+        def content() -> Mapping[str, Any]:
+            found = picture.history(snapshot, row.name)
+            return {"readBackTo": as_json(found.read_back_to), "item": as_json(found.row)}
+
+        # Windows move with the clock: the answer holds for a minute.
+        return _answer(snapshot, "History", content, (minute(snapshot.now).isoformat(),))
 
     @app.get(f"{API}/requests")
     def api_requests() -> Response:

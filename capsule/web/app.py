@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from capsule.documents.scalars import NAME
 from capsule.store.api import Store
 from capsule.view.model import needs_attention
+from capsule.view.uptime import percent
 from capsule.web import present
 from capsule.web.answers import Problem, build, problem
 from capsule.web.api import add_api
@@ -30,6 +31,7 @@ _LOG = logging.getLogger("capsule.web")
 _NAME = re.compile(NAME)
 EVIDENCE_WORDS = {
     "signature": "A signed approval document: the strongest evidence",
+    "break-glass": "Nobody approved it: somebody broke the glass",
     "forge": "A review at the forge, read from its API",
     "merge": "A merge by another person: trusts the branch protection of main",
 }
@@ -79,6 +81,11 @@ def _dress(app: Flask) -> None:
         lasting=present.lasting,
         sentence=present.sentence,
         web_address=present.web_address,
+        lasted=present.lasted,
+        percent=percent,
+        lost_height=present.lost_height,
+        day_in_words=present.day_in_words,
+        days_in_words=present.days_in_words,
         groupby_day=lambda rows: [
             {"day": day, "rows": list(group)} for day, group in groupby(rows, lambda row: present.day(row.at))
         ],

@@ -31,7 +31,7 @@ from capsule.web.listing import (
     count_statuses,
     page_of,
 )
-from capsule.web.picture import Picture
+from capsule.web.picture import History, Picture, RepositoryUnreadable
 from capsule.web.present import minute, summary, word
 
 STATUS_CHOICES = (("", "All"), ("attention", "Needs attention"), *((name, word(name)) for name in STATUSES))
@@ -79,7 +79,12 @@ def add_pages(app: Flask, picture: Picture) -> None:
             snapshot,
             "service",
             "services",
-            lambda: {"row": row, "comparison": compare(row), "reasons": REASONS},
+            lambda: {
+                "row": row,
+                "comparison": compare(row),
+                "reasons": REASONS,
+                "past": _past(picture, snapshot, row.name),
+            },
             name=name,
         )
 
@@ -116,6 +121,14 @@ def add_pages(app: Flask, picture: Picture) -> None:
     @app.get("/favicon.ico")
     def favicon() -> Response:
         return _asset("capsule.svg")
+
+
+def _past(picture: Picture, snapshot: Snapshot, name: str) -> History | None:
+    """The history of a service; None when it cannot be read, which hides nothing else of the page."""
+    try:
+        return picture.history(snapshot, name)
+    except RepositoryUnreadable:
+        return None
 
 
 def named(rows: Sequence[Row], name: str, kind: str) -> Row:

@@ -1,7 +1,7 @@
 """What the dashboard looks at: one open repository, its snapshot at `now`, and its trail.
 
-Rules kept: the repository is read under one lock, and opened again after an error; equal revisions are
-built once; nothing is written. Called by the pages and by the JSON.
+Rules kept: the repository is read under one lock, its history under another, and opened again after an error;
+equal revisions are built once; nothing is written. Called by the pages and by the JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,12 +17,15 @@ from capsule.store.api import Store, StoreError
 from capsule.trust.objects import BadObject, MissingObject
 from capsule.view.build import SnapshotCache, Unreadable, snapshot
 from capsule.view.model import Snapshot
+from capsule.view.past import StatusPast
 from capsule.view.trail import TrailPage, on_trail, trail_page
+from capsule.view.uptime import LONGEST, HistoryRow, history, last_sign
 from capsule.web.listing import TrailQuery
 
 TRAIL_ROWS = 100
 TRAIL_SEARCH = 5_000
 TRAIL_REACH = 50_000
+HISTORY_STEP = 2_000
 _REMEMBERED = 10_000
 
 T = TypeVar("T")
@@ -39,6 +43,14 @@ class NotOnTrail(LookupError):
     """A commit that is not, or not within reach, on the audit trail."""
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """The history of a service; `read_back_to` is set while what is older has not been read yet."""
+
+    row: HistoryRow
+    read_back_to: datetime | None
+
+
 class Picture:
     """The repository as the dashboard sees it; safe to use from several threads."""
 
@@ -50,6 +62,9 @@ class Picture:
         self._store: Store | None = None
         self._cache = SnapshotCache()
         self._starts: OrderedDict[str, None] = OrderedDict()
+        self._reading_history = threading.Lock()
+        self._history_store: Store | None = None
+        self._past = StatusPast()
 
     def look(self) -> Snapshot:
         """The snapshot of this moment. Raises RepositoryUnreadable."""
@@ -69,6 +84,24 @@ class Picture:
             return TrailPage((), None, 0)
         return self._read(lambda store: self._page(store, audit, query))
 
+    def history(self, seen: Snapshot, service: str) -> History:
+        """The history of `service` up to the snapshot's moment. Raises RepositoryUnreadable.
+
+        A long history is read in parts, one at each look, while no other page waits for it.
+        """
+        with self._reading_history:
+            store = self._history_store = self._history_store or self._opened()
+            try:
+                past = self._past
+                past.bring_to(store, seen.audit, self._root, seen.now - LONGEST, HISTORY_STEP)
+                row = history(service, past.moments(store, service), seen.now, last_sign(seen))
+                return History(row, None if past.complete else past.reached)
+            except (StoreError, BadObject, MissingObject, OSError) as error:
+                self._forget_history()
+                raise RepositoryUnreadable(
+                    str(error), "run `capsule doctor` beside the repository"
+                ) from error
+
     def refresh(self) -> None:
         """Fetch from the remote, if there is one. Raises RepositoryUnreadable."""
         self._read(lambda store: store.refresh() if store.has_remote() else None)
@@ -77,6 +110,20 @@ class Picture:
         """Let go of the repository."""
         with self._lock:
             self._forget()
+        with self._reading_history:
+            self._forget_history()
+
+    def _opened(self) -> Store:
+        try:
+            return self._open()
+        except (StoreError, OSError) as error:
+            raise RepositoryUnreadable(str(error)) from error
+
+    def _forget_history(self) -> None:
+        store, self._history_store = self._history_store, None
+        self._past = StatusPast()
+        if store:
+            store.close()
 
     def _page(self, store: Store, audit: str, query: TrailQuery) -> TrailPage:
         start = query.before or audit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from capsule.documents.problems import FORBIDDEN
 from capsule.documents.scalars import instant_text
 from capsule.view.model import Snapshot, needs_attention
+from capsule.view.uptime import KINDS, DayRow, HistoryRow, percent
 
 TONES: Mapping[str, tuple[str, str]] = {
     "HEALTHY": ("good", "check"),
@@ -169,6 +171,33 @@ def summary(snapshot: Snapshot) -> str:
 
 def _be(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def lasted(length: timedelta) -> str:
+    """How long something took, for people, such as "3 hours"."""
+    return _length(length)
+
+
+def lost_height(day: DayRow) -> int:
+    """How much of a bar of 40 is lost on a day with trouble: what can be seen, however short it was."""
+    return max(4, min(40, round((1 - (day.uptime or 0)) * 40)))
+
+
+def day_in_words(day: DayRow) -> str:
+    """One day of a history, such as "99.30 % up, down for 10 minutes"."""
+    if day.kind == "down":
+        return f"{percent(day.uptime)} up, down for {_length(day.down)}"
+    return {"up": "up", "excluded": "disabled", "unknown": "not known"}[day.kind]
+
+
+def days_in_words(row: HistoryRow) -> str:
+    """What the picture of ninety days shows."""
+    counts = Counter(day.kind for day in row.days)
+    words = zip(KINDS, ("without trouble", "with trouble", "disabled", "not known"), strict=True)
+    told = ", ".join(f"{counts[kind]} {text}" for kind, text in words if counts[kind])
+    last = [day for day in reversed(row.days) if day.kind == "down"][:5]
+    trouble = "; ".join(f"{day.day}: {day_in_words(day)}" for day in last)
+    return f"The last {len(row.days)} days: {told}." + (f" Latest trouble: {trouble}." if trouble else "")
 
 
 def sort_text(text: str) -> str:

@@ -8,25 +8,20 @@ thread fetches, so that no page waits for the network; closing waits for both. C
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 from flask import Flask
-from waitress import wasyncore
-from waitress.server import create_server
 
+from capsule.daemon.serving import AddressTaken, Served, serve
 from capsule.web.guard import Hosts
 from capsule.web.picture import Picture, RepositoryUnreadable
+
+__all__ = ["AddressTaken", "Dashboard", "serve_dashboard"]
 
 _LOG = logging.getLogger("capsule.web")
 _THREADS = 4
 _REFRESH_SECONDS = 15.0
-
-
-class AddressTaken(OSError):
-    """The address cannot be listened on; the text says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +30,8 @@ class Dashboard:
 
     address: str
     port: int
-    _server: Any
-    _sockets: dict[int, Any]
-    _threads: tuple[threading.Thread, ...]
+    _served: Served
+    _refreshing: threading.Thread
     _closing: threading.Event
     _picture: Picture
 
@@ -46,19 +40,8 @@ class Dashboard:
         if self._closing.is_set():
             return
         self._closing.set()
-        # Sockets are closed by the thread that polls them: closing them under it is a race. It may be awake
-        # already, and the trigger is one of them: it waits until the trigger was pulled.
-        pulled = threading.Event()
-
-        def close_all() -> None:
-            pulled.wait()
-            wasyncore.close_all(self._sockets, ignore_all=True)
-
-        self._server.trigger.pull_trigger(close_all)
-        pulled.set()
-        for thread in self._threads:
-            thread.join()
-        self._server.task_dispatcher.shutdown()
+        self._served.close()
+        self._refreshing.join()
         self._picture.close()
 
 
@@ -69,35 +52,14 @@ def serve_dashboard(app: Flask, host: str, port: int) -> Dashboard:
     """
     hosts: Hosts = app.extensions["capsule.hosts"]
     picture: Picture = app.extensions["capsule.picture"]
-    listening = _listen(host, port)
     hosts.allow(host)
-    taken = int(listening.getsockname()[1])
-    sockets: dict[int, Any] = {}
-    server = create_server(app, map=sockets, sockets=[listening], threads=_THREADS, ident="capsule")
-    # Waitress warns of every request that waits a moment for one of its threads.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    served = serve(app, host, port, name="dashboard", threads=_THREADS, option="--bind")
     closing = threading.Event()
-    threads = (
-        threading.Thread(target=server.run, name="dashboard", daemon=True),
-        threading.Thread(target=_refresh, args=(picture, closing), name="dashboard-refresh", daemon=True),
+    refreshing = threading.Thread(
+        target=_refresh, args=(picture, closing), name="dashboard-refresh", daemon=True
     )
-    for thread in threads:
-        thread.start()
-    shown = f"[{host}]" if ":" in host else host
-    return Dashboard(f"http://{shown}:{taken}/", taken, server, sockets, threads, closing, picture)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise AddressTaken(
-            f"cannot listen on {host} port {port}: {why}; choose another with --bind"
-        ) from None
-    listening.setblocking(False)
-    return listening
+    refreshing.start()
+    return Dashboard(served.address, served.port, served, refreshing, closing, picture)
 
 
 def _refresh(picture: Picture, closing: threading.Event) -> None:

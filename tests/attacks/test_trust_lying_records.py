@@ -295,23 +295,39 @@ def test_request_that_was_edited_or_moved_after_its_claim() -> None:
     assert refused(claimed(), "Cancelled", "ChangedAfterClaim") == "RefusalNotPlausible"
 
 
-def cancelled(targets: Sequence[str], victim: str = "r1", *, action: str = "cancel") -> str | None:
-    """The verdict on a cancellation of r1 (on openai-chat) by c1."""
-    rules = ("{match: {action: cancel}, mayRequest: [operators], approvals: []}",)
-    rules += ("{match: {action: resume}, mayRequest: [operators], approvals: []}",)
-    rules += (
-        "{match: {action: rotateKey}, mayRequest: [operators], approvals: [{team: reviewers, count: 1}]}",
+ENDINGS = ("cancel", "abort", "resume")
+
+
+def cancelled(
+    targets: Sequence[str],
+    victim: str = "r1",
+    *,
+    action: str = "cancel",
+    reason: str = "CancelledByRequest",
+    begun: bool = False,
+) -> str | None:
+    """The verdict on an end of r1 (on openai-chat, where it may have begun) by c1."""
+    audit = ending(targets, victim, action=action, reason=reason, begun=begun)
+    return audit.reason()
+
+
+def ending(targets: Sequence[str], victim: str, *, action: str, reason: str, begun: bool) -> Audit:
+    rules = [f"{{match: {{action: {each}}}, mayRequest: [operators], approvals: []}}" for each in ENDINGS]
+    rules.append(
+        "{match: {action: rotateKey}, mayRequest: [operators], approvals: [{team: reviewers, count: 1}]}"
     )
     audit = asked(files=first_files() | {"policy.yaml": policy_text(rules=rules)})
     raw = request_text("c1", action=action, targets=targets, params=f"{{request: {victim}}}")
+    if begun:
+        audit.step(audit.claim(RAW), trailers=CLAIMED)
     audit.history.step(audit.history.request(raw, "c1"))
     said: dict[str, Any] = {"name": "c1", "action": action}
-    files = audit.refusal(RAW, phase="Cancelled", reason="CancelledByRequest", recorded_at=NOON)
+    files = audit.refusal(RAW, phase="Cancelled", reason=reason, recorded_at=NOON)
     for service in targets:
         files |= audit.claim(raw, service, approved_by=(), **said)
-        files |= audit.result(raw, service, bare=True, reason="CancelledByRequest", **said)
+        files |= audit.result(raw, service, bare=True, reason=reason, **said)
     audit.step(files, trailers=[CLAIMED[0], ("Capsule-Request", "c1"), ("Requested-by", "alice")])
-    return audit.reason()
+    return audit
 
 
 def test_cancellation_rests_on_a_cancel_request_that_may_end_the_victim() -> None:
@@ -322,12 +338,95 @@ def test_cancellation_rests_on_a_cancel_request_that_may_end_the_victim() -> Non
     assert cancelled(("openai-chat",), action="resume") == "RefusalNotPlausible"
 
 
-def test_cancel_request_with_nothing_to_cancel() -> None:
-    history = History.begun()
+def test_abort_rests_on_an_abort_request_that_may_end_the_victim() -> None:
+    abort = {"action": "abort", "reason": "AbortedByRequest"}
+    assert cancelled(("openai-chat",), **abort) is None
+    assert cancelled(("mailer",), **abort) == "RefusalNotPlausible"
+    assert cancelled(("openai-chat",), "r2", **abort) == "RefusalNotPlausible"
+    assert cancelled(("openai-chat",), reason="AbortedByRequest") == "RefusalNotPlausible"
+    assert cancelled(("openai-chat",), action="abort") == "RefusalNotPlausible"
+
+
+@pytest.mark.parametrize(
+    ("action", "reason", "verdict"),
+    [
+        ("abort", "AbortedByRequest", None),
+        ("cancel", "CancelledByRequest", "ClaimAfterRefusal"),
+    ],
+)
+def test_what_runs_goes_on_after_an_abort_and_not_after_a_cancel(
+    action: str, reason: str, verdict: str | None
+) -> None:
+    audit = ending(("openai-chat",), "r1", action=action, reason=reason, begun=True)
+    assert audit.reason() is None
+    audit.step(audit.claim(RAW, attempt=2), trailers=CLAIMED)
+    audit.step(audit.result(RAW, receipt=audit.receipt(RAW, attempt=2), attempt=2), trailers=ENDED)
+    assert audit.reason() == verdict
+
+
+def test_nothing_begins_after_an_abort() -> None:
+    audit = ending(("openai-chat",), "r1", action="abort", reason="AbortedByRequest", begun=False)
+    audit.step(audit.claim(RAW), trailers=CLAIMED)
+    assert audit.reason() == "ClaimAfterRefusal"
+
+
+@pytest.mark.parametrize(
+    ("action", "params", "reason"),
+    [
+        ("cancel", "{request: r9}", "NothingToCancel"),
+        ("abort", "{request: r9}", "NothingToAbort"),
+        ("abort", "{request: r9}", "CancelTargets"),
+        ("acknowledge", "{condition: Drift}", "UnknownCondition"),
+    ],
+)
+def test_built_in_request_with_nothing_to_do(action: str, params: str, reason: str) -> None:
+    audit, raw = built_in(action, params)
+    assert refused(audit, "Rejected", reason, raw) is None
+    audit, raw = built_in("runHealthCheck", "{}")
+    assert refused(audit, "Rejected", reason, raw) == "RefusalNotPlausible"
+
+
+def built_in(action: str, params: str, extra: str = "") -> tuple[Audit, bytes]:
+    """An audit beside a main that holds the approved request r1 for the action, and its bytes."""
+    rule = "{match: {action: '*'}, mayRequest: [operators], approvals: []}"
+    chat = {"services/openai-chat.yaml": service_text(extra=extra)}
+    history = History.begun(first_files() | chat | {"policy.yaml": policy_text(rules=[rule])})
     audit = Audit(history)
-    raw = request_text(action="cancel", params="{request: r9}")
+    raw = request_text(action=action, params=params)
     history.step(history.request(raw))
-    assert refused(audit, "Rejected", "NothingToCancel", raw) is None
+    return audit, raw
+
+
+def test_enabling_is_refused_only_where_the_document_disables() -> None:
+    audit, raw = built_in("enable", "{}", "  enabled: false\n")
+    assert refused(audit, "Rejected", "DisabledBySpec", raw) is None
+    audit, raw = built_in("enable", "{}")
+    assert refused(audit, "Rejected", "DisabledBySpec", raw) == "RefusalNotPlausible"
+    audit, raw = built_in("runHealthCheck", "{}", "  enabled: false\n")
+    assert refused(audit, "Rejected", "DisabledBySpec", raw) == "RefusalNotPlausible"
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ({"reason": "Acknowledged"}, None),
+        ({"reason": "Acknowledged", "outputs": {}}, "ResultMismatch"),
+        ({"reason": "Acknowledged", "outputs": {"condition": "Drift"}}, "ResultMismatch"),
+        ({"reason": "Succeeded"}, "ResultMismatch"),
+        ({"reason": "Acknowledged", "outcome": "failed"}, "ResultMismatch"),
+        ({"reason": "Acknowledged", "outcome": "unknown"}, "ResultMismatch"),
+    ],
+)
+def test_acknowledgement_is_what_the_reconciler_did_itself(said: dict[str, Any], verdict: str | None) -> None:
+    said = {"outputs": {"condition": "CorrectionStopped"}, **said}
+    for together in (True, False):
+        audit, raw = built_in("acknowledge", "{condition: CorrectionStopped}")
+        claim = audit.claim(raw, action="acknowledge", approved_by=())
+        result = audit.result(raw, bare=True, action="acknowledge", **said)
+        if not together:
+            audit.step(claim, trailers=CLAIMED[:1])
+        audit.step(claim | result if together else result, trailers=CLAIMED[:1])
+        assert audit.reason() == verdict
 
 
 # ---- after the end ------------------------------------------------------------------------------

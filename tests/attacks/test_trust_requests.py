@@ -178,12 +178,79 @@ def test_machine_approves() -> None:
     assert_not_approved(judge(history), "MachineApproval")
 
 
-def test_machine_asks() -> None:
-    teams = {"operators": ["reconciler-1"], "reviewers": ["bob"], "owners": ["bob", "carol"]}
-    history = History.begun(with_policy(policy_text(teams=teams)))
+ASKING = {"operators": ["alice", "reconciler-1"], "reviewers": ["bob", "dave"], "owners": ["bob", "carol"]}
+
+
+def asked_by_machine(
+    teams: dict[str, list[str]] | None = None, *, by: str = "reconciler-1", **request: Any
+) -> tuple[History, bytes]:
+    """A request in the name of reconciler-1, with the signature of `by`."""
+    history = History.begun(with_policy(policy_text(teams=ASKING if teams is None else teams)))
+    raw = request_text(by="reconciler-1", **request)
+    history.step(history.request(raw, by=by), merge=True)
+    return history, raw
+
+
+def test_machine_asks_where_no_approval_is_needed() -> None:
+    """Whoever holds a reconciler's key would act by asking: nobody else has to say anything."""
+    for service in (("mailer", "rotateKey"), ("openai-chat", "runHealthCheck")):
+        history, _ = asked_by_machine(targets=[service[0]], action=service[1])
+        assert judge(history).reason == "MachineRequest"
+
+
+def test_machine_asks_for_two_services_of_which_one_needs_no_approval() -> None:
+    history, _ = asked_by_machine(targets=["openai-chat", "mailer"])
+    assert judge(history).reason == "MachineRequest"
+
+
+def test_machine_asks_where_no_team_lists_it() -> None:
+    history, _ = asked_by_machine({**ASKING, "operators": ["alice"], "reviewers": ["bob", "reconciler-1"]})
+    assert judge(history).reason == "MachineRequest"
+
+
+def test_machine_asks_without_its_signature() -> None:
+    history, _ = asked_by_machine(by="alice")
+    assert judge(history).reason == "BadSignature"
+    history, _ = asked_by_machine()
+    history.step({"requests/2026/11/r1/request.yaml.sig": None})
+    assert judge(history).reason == "RequestUnsigned"
+
+
+def test_machine_asks_and_people_approve() -> None:
+    history, raw = asked_by_machine()
+    assert_not_approved(judge(history))
+    who = {"requestedBy": "reconciler-1"}
+    history.step(history.approval("bob", raw, request=who), merge=True)
+    judged = judge(history)
+    assert (judged.verdict, judged.approved_by) == ("approved", ("bob",))
+
+
+def test_machine_approves_what_it_asked_for() -> None:
+    teams = {**ASKING, "reviewers": ["bob", "reconciler-1"]}
+    history, raw = asked_by_machine(teams)
+    history.step(history.approval("reconciler-1", raw, request={"requestedBy": "reconciler-1"}), merge=True)
+    judged = judge(history)
+    assert (judged.verdict, judged.approved_by) == ("proposed", ())
+
+
+def test_machine_approves_what_another_machine_asked_for() -> None:
+    other = f'    reconciler-2: {{machine: true, keys: ["{key("reconciler-2").public.text}"]}}\n  teams:\n'
+    teams = {**ASKING, "reviewers": ["bob", "reconciler-2"]}
+    text = policy_text(teams=teams).replace(b"  teams:\n", other.encode())
+    history = History.begun(with_policy(text))
     raw = request_text(by="reconciler-1")
     history.step(history.request(raw, by="reconciler-1"), merge=True)
-    assert judge(history).reason == "MachineRequest"
+    history.step(history.approval("reconciler-2", raw, request={"requestedBy": "reconciler-1"}), merge=True)
+    assert_not_approved(judge(history), "MachineApproval")
+
+
+def test_machine_of_a_team_changes_a_service() -> None:
+    """Changes of documents are people's, whatever the team that may make them lists."""
+    history = History.begun(with_policy(policy_text(teams=ASKING)))
+    path, old, new = "services/openai-chat.yaml", service_text(), service_text(model="gpt-6")
+    words = history.change_word("bob", {path: (old, new)})
+    history.step({path: new, **words}, by="reconciler-1")
+    assert history.judged().services["openai-chat"].digest == bytes_digest(old)
 
 
 def test_request_edited_after_approval() -> None:

@@ -118,6 +118,14 @@ def test_every_page_of_the_documentation_is_linked_from_another() -> None:
     assert [name for name in lost if name.startswith("docs/")] == []
 
 
+@pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
+def test_both_indexes_name_every_page(index: str) -> None:
+    page = PAGES[index]
+    named = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+    kinds = ("docs/tutorial.md", "docs/how-to/", "docs/reference/", "docs/explanation/", "docs/adr/README.md")
+    assert [name for name, each in PAGES.items() if name.startswith(kinds) and each not in named] == []
+
+
 @pytest.mark.parametrize(
     "picture", sorted((REPOSITORY / "docs" / "images").glob("*.svg")), ids=lambda p: p.name
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 
+from capsule.cli.approval import approval
 from capsule.documents import codec
 from capsule.documents.check import check_tree
 from capsule.documents.schemas import schemas
@@ -66,7 +68,7 @@ def test_what_it_leaves_out_it_says_so_and_a_second_person_can_be_added_by_uncom
     loaded = codec.load_as(Policy, policy.encode(), "policy.yaml")
     assert set(loaded.spec.principals) == {"alice", "bob", "reconciler-1"}
     assert loaded.spec.teams["reviewers"] == ("bob",)
-    assert [rule.match.action for rule in loaded.spec.rules[:2]] == ["runHealthCheck", "*"]
+    assert [rule.match.action for rule in loaded.spec.rules[:3]] == ["runHealthCheck", "disable", "*"]
     assert problems({**files, "policy.yaml": policy}) == []
 
 
@@ -93,3 +95,26 @@ def test_ci_definitions_are_yaml_and_check_the_change(path: str) -> None:
     text = rendered()[path]
     assert YAML(typ="safe").load(text)
     assert 'capsule check "$BASE..HEAD" --format github' in text or 'capsule check "$base..HEAD"' in text
+
+
+@pytest.mark.parametrize("path", [".github/workflows/capsule-approval.yml", ".gitlab-ci.yml"])
+def test_ci_definitions_ask_for_approval_by_the_check_of_that_name(path: str) -> None:
+    from ruamel.yaml import YAML
+
+    text = rendered()[path]
+    jobs = YAML(typ="safe").load(text)
+    names = {job.get("name", key) for key, job in jobs.get("jobs", jobs).items() if isinstance(job, dict)}
+    assert "capsule/approval" in names
+    for command in re.findall(r"capsule approval (?:[^\n\\|]|\\\n)*", text):
+        words = shlex.split(command.replace("\\\n", " "))[2:]
+        parsed = approval.make_context("approval", words, resilient_parsing=True).params
+        assert parsed["form"] == "markdown"
+        assert parsed["target"]
+
+
+def test_the_approval_check_runs_again_at_each_review_and_reads_only() -> None:
+    from ruamel.yaml import YAML
+
+    workflow = YAML(typ="safe").load(rendered()[".github/workflows/capsule-approval.yml"])
+    assert {"pull_request", "pull_request_review"} <= set(workflow["on"])
+    assert set(workflow["permissions"].values()) == {"read"}

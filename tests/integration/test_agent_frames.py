@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,14 @@ import pytest
 from capsule_agent import Agent
 from capsule_agent.protocol.frames import Frame, FrameReader, frame
 from capsule_agent.protocol.messages import ReportCall
+from capsule_agent.stdio import socket_command
 from tests.agent_fixtures import healthy, make_agent, read_report
 
 
 class FarEnd:
-    """`capsule-agent stdio --socket PATH` as sshd runs it, with its frames."""
+    """The far end of an SSH connection as sshd runs it, with its frames."""
 
-    def __init__(self, path: Path) -> None:
-        command = [Path(sys.executable).with_name("capsule-agent"), "stdio", "--socket", str(path)]
+    def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._reader = FrameReader()
         self._waiting: list[Frame] = []
@@ -45,14 +46,31 @@ class FarEnd:
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
 
-@contextmanager
-def far_end(path: Path) -> Iterator[FarEnd]:
-    found = FarEnd(path)
-    with found.process:
-        try:
-            yield found
-        finally:
-            found.process.kill()
+StartFarEnd = Callable[[Path], AbstractContextManager[FarEnd]]
+
+
+def _by_name(path: Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("capsule-agent")), "stdio", "--socket", str(path)]
+
+
+def _as_printed(path: Path) -> list[str]:
+    return shlex.split(socket_command(str(path)))
+
+
+@pytest.fixture(params=[_by_name, _as_printed])
+def far_end(request: pytest.FixtureRequest) -> StartFarEnd:
+    """Both commands that lead to a socket: what holds of one holds of the other."""
+
+    @contextmanager
+    def start(path: Path) -> Iterator[FarEnd]:
+        found = FarEnd(request.param(path))
+        with found.process:
+            try:
+                yield found
+            finally:
+                found.process.kill()
+
+    return start
 
 
 @pytest.fixture
@@ -68,7 +86,7 @@ def report_call(number: int, nonce: str) -> bytes:
     return frame(head, ReportCall(nonce).to_json())
 
 
-def test_calls_and_pings_reach_the_agent(agent: Agent, tmp_path: Path) -> None:
+def test_calls_and_pings_reach_the_agent(agent: Agent, tmp_path: Path, far_end: StartFarEnd) -> None:
     with agent.serve_unix(tmp_path / "a.sock"), far_end(tmp_path / "a.sock") as far:
         assert far.next().head == {"kind": "hello"}
         far.send(frame({"kind": "ping", "id": 7}))
@@ -83,7 +101,7 @@ def test_calls_and_pings_reach_the_agent(agent: Agent, tmp_path: Path) -> None:
     assert [(one.head["kind"], one.head["status"]) for one in answers.values()] == [("answer", 200)] * 2
 
 
-def test_what_is_no_call_fails_alone(agent: Agent, tmp_path: Path) -> None:
+def test_what_is_no_call_fails_alone(agent: Agent, tmp_path: Path, far_end: StartFarEnd) -> None:
     with agent.serve_unix(tmp_path / "a.sock"), far_end(tmp_path / "a.sock") as far:
         far.next()
         far.send(frame({"kind": "call", "id": 1, "call": "sudo", "timeout": 20.0}))
@@ -93,7 +111,7 @@ def test_what_is_no_call_fails_alone(agent: Agent, tmp_path: Path) -> None:
         assert read_report(far.next().body).nonce == "after"
 
 
-def test_it_ends_with_either_side(agent: Agent, tmp_path: Path) -> None:
+def test_it_ends_with_either_side(agent: Agent, tmp_path: Path, far_end: StartFarEnd) -> None:
     with agent.serve_unix(tmp_path / "a.sock"), far_end(tmp_path / "a.sock") as far:
         far.next()
         assert far.process.stdin is not None
@@ -106,7 +124,7 @@ def test_it_ends_with_either_side(agent: Agent, tmp_path: Path) -> None:
         assert far.process.wait(10) == 0
 
 
-def test_without_an_agent_each_call_says_what_is_wrong(tmp_path: Path) -> None:
+def test_without_an_agent_each_call_says_what_is_wrong(tmp_path: Path, far_end: StartFarEnd) -> None:
     with far_end(tmp_path / "nobody.sock") as far:
         assert far.next().head == {"kind": "hello"}
         far.send(report_call(1, "nobody"))
@@ -114,7 +132,9 @@ def test_without_an_agent_each_call_says_what_is_wrong(tmp_path: Path) -> None:
     assert (head["kind"], head["reason"], head["sent"]) == ("failure", "AgentUnreachable", False)
 
 
-def test_bytes_that_are_no_frame_end_that_connection_alone(agent: Agent, tmp_path: Path) -> None:
+def test_bytes_that_are_no_frame_end_that_connection_alone(
+    agent: Agent, tmp_path: Path, far_end: StartFarEnd
+) -> None:
     with agent.serve_unix(tmp_path / "a.sock"):
         with far_end(tmp_path / "a.sock") as bad:
             bad.next()

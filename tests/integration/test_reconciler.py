@@ -537,9 +537,8 @@ def test_the_command_line_judges_a_rollout_under_way_as_the_reconciler_does(tmp_
     subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "state")], check=True)
     store = open_store(tmp_path / "state")
     town = Town(tmp_path, store, services=("openai-chat", "stripe-pay"))
-    town.transport.disconnect("http://stripe-pay.invalid")
     reconciler = town.reconciler()
-    town.request(targets=("openai-chat", "stripe-pay"))
+    town.request(targets=("openai-chat", "stripe-pay"), rollout={"parallel": 1, "pause": "5m"})
     town.settle(reconciler)
     assert result(town).spec.outcome == "succeeded"
     moved = town.service_text("openai-chat", pins={"model": "m2"})
@@ -551,7 +550,6 @@ def test_the_command_line_judges_a_rollout_under_way_as_the_reconciler_does(tmp_
     (row,) = next_pass(repository, None, town.clock).rows
     assert (row.service, row.step, row.reason) == ("stripe-pay", "hold", "AgentNotSeen")
     repository.close()
-    town.start_agent("stripe-pay")
     town.clock.advance(minutes=5)
     town.settle(reconciler)
     assert town.keys["stripe-pay"].history == ["key-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -522,6 +523,32 @@ def test_the_authorized_line_lets_the_key_do_this_and_nothing_else(place: Place)
     sshd.authorized_keys.write_text(line)
     assert call(place.transport(command="touch never"), sshd.endpoint, host_key=sshd.host_key) == b"{}"
     assert not Path("never").exists()
+
+
+def test_the_line_for_this_installation_needs_nothing_of_the_environment(place: Place) -> None:
+    sshd = place.sshd(authorized=False)
+    arguments = ["authorize", "--socket", f"{place.folder}/agent.sock", "--key", place.key]
+    command = Path(sys.executable).with_name("capsule-agent")
+    line = subprocess.run([command, *arguments], check=True, capture_output=True, text=True).stdout
+    assert re.match(
+        r'command="\S+ -I -S \S+/forced_command.py stdio --socket \S+",restrict ssh-ed25519 ', line
+    )
+    sshd.authorized_keys.write_text(line)
+    assert call(place.transport(command="touch never"), sshd.endpoint, host_key=sshd.host_key) == b"{}"
+    assert not Path("never").exists()
+
+
+def test_the_pump_imports_what_a_bare_interpreter_has_loaded() -> None:
+    """Every module more is paid for by every connection."""
+    code = "import sys; import capsule_agent.pump; print(*sorted(sys.modules))"
+    environment = {"PYTHONPATH": str(Path(capsule_agent.__file__).parents[1])}
+    shown, bare = (
+        subprocess.run(
+            [sys.executable, "-S", "-c", text], check=True, capture_output=True, text=True, env=environment
+        ).stdout.split()
+        for text in (code, "import os, sys; print(*sorted(sys.modules))")
+    )
+    assert set(shown) - set(bare) == {"__future__", "_socket", "capsule_agent", "capsule_agent.pump"}
 
 
 def test_the_far_end_imports_the_standard_library_alone() -> None:

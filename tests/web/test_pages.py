@@ -29,6 +29,7 @@ JSON_PAGES = (
     "/api/v1",
     "/api/v1/services",
     "/api/v1/services/openai-chat",
+    "/api/v1/services/openai-chat/history",
     "/api/v1/requests",
     f"/api/v1/requests/{ROTATE_OPENAI}",
     "/api/v1/audit",

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from capsule_agent.protocol import strict_json
 from capsule_agent.protocol.strict_json import InvalidMessage
@@ -28,10 +28,12 @@ Outcome = Literal["succeeded", "failed", "refused", "unknown", "running"]
 HealthStatus = Literal["UP", "DEGRADED", "DOWN"]
 Danger = Literal["none", "low", "high"]
 EvidenceKind = Literal["signature", "forge", "merge"]
+Power = Literal["request", "approve", "order", "break-glass"]
 
 T = TypeVar("T")
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z")
 _HEAD = {"api_version": 0, "kind": 1}
+_SCALARS = frozenset({str, int, float, bool})
 
 
 @cache
@@ -63,11 +65,15 @@ class ApprovedRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class Approval(Message):
-    """A reviewer's decision on one request (`approvals/<principal>.json`, signed beside in `.sig`)."""
+    """A reviewer's decision on one request (`approvals/<principal>.json`, signed beside in `.sig`).
+
+    `break-glass` is the requester's own word, that they act without approvals: it binds what an approval
+    binds, so that an agent that takes it reads nothing else.
+    """
 
     repository: str
     principal: str
-    decision: Literal["approve", "reject"]
+    decision: Literal["approve", "reject", "break-glass"]
     request: ApprovedRequest
     targets: Mapping[str, str]
     expires: str
@@ -78,10 +84,14 @@ class Approval(Message):
 
 @dataclass(frozen=True, slots=True)
 class SignerEntry(Message):
-    """One principal: the keys, and what these may sign: requests, approvals, or (a reconciler) orders."""
+    """One principal: the keys, and what these may sign: requests, approvals, or (a reconciler) orders.
+
+    A reconciler may ask as well, where people must approve; whoever may order never approves. `break-glass`:
+    they may ask, and act without approvals, at agents that take that.
+    """
 
     keys: tuple[str, ...]
-    may: tuple[Literal["request", "approve", "order"], ...]
+    may: tuple[Power, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +213,11 @@ class HealthReport(Message):
 
 @dataclass(frozen=True, slots=True)
 class ActionInfo(Message):
-    """One action an agent offers: JSON Schemas (2020-12) of parameters and outputs, and its guards."""
+    """One action an agent offers: JSON Schemas (2020-12) of parameters and outputs, and its guards.
+
+    `breakGlass` is true where the agent does it without approvals for whoever may break the glass; left out
+    otherwise.
+    """
 
     name: str
     params: Mapping[str, Any]
@@ -211,6 +225,7 @@ class ActionInfo(Message):
     danger: Danger
     approvals: int
     evidence: EvidenceKind = "signature"
+    break_glass: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +246,7 @@ class Report(Message):
     signers_serial: int
     at: str
     disabled_reason: str = ""
+    disabled_by_host: bool = False
     key_created_at: str | None = None
     busy: str | None = None
     repository: str | None = None
@@ -288,10 +304,11 @@ def instant_text(when: datetime) -> str:
 
 def encode(value: Any) -> Any:
     """The JSON value of a message; fields that hold None are left out."""
+    if type(value) in _SCALARS:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
-        pairs = ((item.name, getattr(value, item.name)) for item in fields(value))
-        ordered = sorted(pairs, key=lambda pair: _HEAD.get(pair[0], 2))
-        return {_camel(name): encode(part) for name, part in ordered if part is not None}
+        pairs = ((shown, getattr(value, name)) for name, shown in _written(type(value)))
+        return {shown: encode(part) for shown, part in pairs if part is not None}
     if isinstance(value, Mapping):
         return {name: encode(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -311,12 +328,36 @@ def from_value(kind: type[T], value: Any, path: str = "") -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _written(kind: type) -> tuple[tuple[str, str], ...]:
+    """Names of a message's fields, ours and in JSON, in the order in which they are written."""
+    names = sorted((item.name for item in fields(kind)), key=lambda name: _HEAD.get(name, 2))
+    return tuple((name, _camel(name)) for name in names)
+
+
+class _Expected(NamedTuple):
+    """What a message's field is read as."""
+
+    name: str
+    kind: Any
+    required: bool
+
+
+@cache
+def _expected(kind: type) -> dict[str, _Expected]:
+    """The fields of a message by their JSON names."""
+    hints = typing.get_type_hints(kind)
+    return {
+        _camel(item.name): _Expected(
+            item.name,
+            hints[item.name],
+            (item.default is MISSING and item.default_factory is MISSING) or item.name in _HEAD,
+        )
+        for item in fields(kind)
+    }
 
 
 def _read(kind: Any, value: Any, path: str) -> Any:
-    if kind is Any:
+    if kind is Any or (kind in _SCALARS and type(value) is kind):
         return value
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -347,18 +388,14 @@ def _read(kind: Any, value: Any, path: str) -> Any:
 def _read_message(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise InvalidMessage(f"{path}: expected an object")
-    known = {_camel(item.name): item for item in fields(kind)}
+    known = _expected(kind)
     for name in value:
         if name not in known:
             raise InvalidMessage(f"{path}: unknown field {name[:80]!r}")
-    hints = _hints(kind)
     found = {}
     for name, item in known.items():
         if name in value:
-            found[item.name] = _read(hints[item.name], value[name], f"{path}.{name}")
-        elif (item.default is MISSING and item.default_factory is MISSING) or item.name in (
-            "api_version",
-            "kind",
-        ):
+            found[item.name] = _read(item.kind, value[name], f"{path}.{name}")
+        elif item.required:
             raise InvalidMessage(f"{path}: field {name!r} is missing")
     return kind(**found)

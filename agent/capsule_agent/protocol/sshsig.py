@@ -184,6 +184,17 @@ def verify(message: bytes, signature: str, namespace: str, keys: Iterable[Public
     return key
 
 
+def claimed_key(signature: str) -> PublicKey:
+    """The key an armored signature says it was made with; only `verify` proves it. Raises BadSignature."""
+    reader = _Reader(dearmor(signature), BadSignature)
+    if reader.take(6) != _MAGIC or reader.take(4) != b"\0\0\0\1":
+        raise BadSignature("not an SSHSIG signature of version 1")
+    try:
+        return PublicKey._from_blob(reader.string())
+    except BadKey as error:
+        raise BadSignature(f"signed with another kind of key: {error}") from None
+
+
 def armor(blob: bytes) -> str:
     """The PEM-like text of a signature blob, 70 columns wide as ssh-keygen writes it."""
     text = base64.b64encode(blob).decode()
@@ -192,16 +203,20 @@ def armor(blob: bytes) -> str:
 
 
 def dearmor(text: str) -> bytes:
-    """The blob inside of an armored signature. Raises BadSignature."""
+    """The blob inside of an armored signature, as exactly as ssh-keygen reads it. Raises BadSignature."""
     if len(text) > _MAX_ARMOR:
         raise BadSignature(f"the signature is longer than {_MAX_ARMOR} characters")
-    lines = text.replace("\r\n", "\n").strip().split("\n")
+    lines = text.rstrip("\n").split("\n")
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
         raise BadSignature("not an armored SSH signature")
+    inside = "".join(lines[1:-1])
     try:
-        return base64.b64decode("".join(lines[1:-1]), validate=True)
+        blob = base64.b64decode(inside, validate=True)
     except (binascii.Error, ValueError):
         raise BadSignature("the armored signature is not base64") from None
+    if base64.b64encode(blob).decode() != inside:
+        raise BadSignature("the armored signature is not the base64 text of its bytes")
+    return blob
 
 
 def _signed_data(namespace: bytes, hash_name: bytes, digest: bytes) -> bytes:

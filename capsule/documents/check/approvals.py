@@ -101,6 +101,9 @@ def _says_the_same(approval: Source[Approval], request: Source[ActionRequest]) -
     if found.decision == "approve" and found.principal == spec.requested_by:
         message = f'"{found.principal}" asked for this, and nobody approves what they requested'
         yield approval.problem(("principal",), "OwnApproval", message)
+    if found.decision == "break-glass" and not (spec.break_glass and found.principal == spec.requested_by):
+        message = "the request does not break the glass, or somebody else asked for it"
+        yield approval.problem(("decision",), "BreakGlassMismatch", message)
 
 
 def _mismatch(approval: Source[Approval], loc: Loc, asked: object) -> Problem:

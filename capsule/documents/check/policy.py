@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from datetime import MAXYEAR, MINYEAR
 from zoneinfo import ZoneInfo, available_timezones
 
+from capsule.documents.check.people import people_of
 from capsule.documents.check.sources import Loc, Source, public_key
 from capsule.documents.problems import Problem, nearest
-from capsule.documents.types import ChangeKind, Match, Policy, Rule
+from capsule.documents.types import ChangeKind, DatedKey, Match, Policy, Rule
 
 _CHANGES: tuple[ChangeKind, ...] = ("policy", "service", "settings")
 
@@ -17,11 +19,13 @@ def check_policy(source: Source[Policy]) -> list[Problem]:
     return [*_keys(source), *_teams(source), *_rules(source), *_freezes(source)]
 
 
-def people_of(policy: Policy, teams: Sequence[str]) -> set[str]:
-    """The people, without machines, in any of the teams."""
+def requesters_of(policy: Policy, rule: Rule) -> set[str]:
+    """Who may ask under the rule: people, and machines only for an action that people must approve."""
+    if rule.match.action is None or not rule.approvals:
+        return people_of(policy, rule.may_request)
     spec = policy.spec
-    members = {name for team in teams for name in spec.teams.get(team, ())}
-    return {name for name in members if name in spec.principals and not spec.principals[name].machine}
+    members = {name for team in rule.may_request for name in spec.teams.get(team, ())}
+    return members & spec.principals.keys()
 
 
 def matches_action(match: Match, action: str, labels: dict[str, str]) -> bool:
@@ -32,14 +36,23 @@ def matches_action(match: Match, action: str, labels: dict[str, str]) -> bool:
 def _keys(source: Source[Policy]) -> Iterator[Problem]:
     owners: dict[object, str] = {}
     for name, principal in source.document.spec.principals.items():
-        for at, text in enumerate(principal.keys):
+        for at, entry in enumerate(principal.keys):
             loc: Loc = ("spec", "principals", name, "keys", at)
-            key = public_key(text)
+            key = public_key(entry if isinstance(entry, str) else entry.key)
+            yield from _window(source, loc, entry)
             if isinstance(key, str):
                 yield source.problem(loc, "BadKey", key)
             elif owners.setdefault(key, name) != name:
                 message = f'this key is also listed for "{owners[key]}"'
                 yield source.problem(loc, "SharedKey", message, hint="give every principal keys of its own")
+
+
+def _window(source: Source[Policy], loc: Loc, entry: str | DatedKey) -> Iterator[Problem]:
+    if isinstance(entry, str) or entry.valid_after is None or entry.valid_before is None:
+        return
+    if entry.valid_before <= entry.valid_after:
+        message = "the key ends before it begins, so it never speaks"
+        yield source.problem((*loc, "validBefore"), "BadKeyWindow", message, "an instant after validAfter")
 
 
 def _teams(source: Source[Policy]) -> Iterator[Problem]:
@@ -64,6 +77,7 @@ def _rules(source: Source[Policy]) -> Iterator[Problem]:
         if not unknown:
             yield from _unsatisfiable(source, rule, loc)
         yield from _repeated_teams(source, rule, loc)
+        yield from _idle_glass(source, rule, loc)
         for earlier, other in enumerate(rules[:at]):
             if _covers(other.match, rule.match):
                 message = f"rule {earlier + 1} matches everything that this rule {at + 1} does"
@@ -83,6 +97,7 @@ def _unknown_teams(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Pro
         ((*loc, "mayRequest", at), team) for at, team in enumerate(rule.may_request)
     ]
     named += [((*loc, "approvals", at, "team"), need.team) for at, need in enumerate(rule.approvals)]
+    named += [((*loc, "breakGlass", "team"), rule.break_glass.team)] if rule.break_glass else []
     yield from (_unknown_team(source, where, team) for where, team in named if not _is_team(source, team))
 
 
@@ -104,13 +119,28 @@ def _repeated_teams(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Pr
             yield source.problem(where, "RepeatedTeam", message, hint="raise its count instead")
 
 
+def _idle_glass(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Problem]:
+    """Only approvals of an action can be gone without, and only by people."""
+    if rule.break_glass is None:
+        return
+    where = (*loc, "breakGlass")
+    if rule.match.action is None or not rule.approvals:
+        message = "there is no approval of an action here that anybody could go without"
+        yield source.problem(where, "IdleBreakGlass", message, hint="remove it", severity="warning")
+    elif _is_team(source, rule.break_glass.team) and not people_of(source.document, (rule.break_glass.team,)):
+        message = f'no person is in "{rule.break_glass.team}", and machines do not break the glass'
+        yield source.problem((*where, "team"), "IdleBreakGlass", message, severity="warning")
+
+
 def _unsatisfiable(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Problem]:
     """A rule is satisfiable when one person may ask and enough *others* are in each team that approves."""
     policy = source.document
-    requesters = people_of(policy, rule.may_request)
+    requesters = requesters_of(policy, rule)
     if not requesters:
+        machines = any(policy.spec.teams.get(team) for team in rule.may_request)
         message = "no person is in a team that may request"
-        yield source.problem((*loc, "mayRequest"), "UnsatisfiableRule", message)
+        hint = "machines may ask for actions only where people must approve" if machines else ""
+        yield source.problem((*loc, "mayRequest"), "UnsatisfiableRule", message, hint=hint)
         return
     for at, need in enumerate(rule.approvals):
         people = people_of(policy, (need.team,))
@@ -142,6 +172,8 @@ def _freezes(source: Source[Policy]) -> Iterator[Problem]:
             yield source.problem((*loc, "timezone"), "UnknownTimezone", message, "an IANA zone", hint)
         if freeze.end <= freeze.start:
             yield source.problem((*loc, "to"), "BadWindow", "the freeze ends before it starts")
+        elif freeze.start.year == MINYEAR or freeze.end.year == MAXYEAR:
+            yield source.problem((*loc, "to"), "BadWindow", "the freeze lies beyond the calendar")
         for index, team in enumerate(freeze.except_):
             if not _is_team(source, team):
                 yield _unknown_team(source, (*loc, "except", index), team)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from capsule.documents.check.policy import matches_action, people_of
+from capsule.documents.check.people import people_of
+from capsule.documents.check.policy import matches_action, requesters_of
 from capsule.documents.check.sources import Source, Tree
 from capsule.documents.problems import Problem, nearest
 from capsule.documents.types import ActionRequest, Policy, Rule
@@ -55,11 +56,18 @@ def _rules(tree: Tree, policy: Policy, source: Source[ActionRequest]) -> Iterato
             loc = ("spec", "targets", at)
             grave = tree.severity("warning", source.path)
             yield source.problem(loc, "NoRuleForRequest", message, severity=grave)
-        elif spec.requested_by not in people_of(policy, rule.may_request):
+        elif spec.requested_by not in _may_ask(policy, rule, spec.break_glass):
             refused.add(name)
     if refused and spec.requested_by in policy.spec.principals:
         message = f'"{spec.requested_by}" may not request {spec.action} on {", ".join(sorted(refused)[:5])}'
         yield source.problem(("spec", "requestedBy"), "NotAllowedToRequest", message, severity="warning")
+
+
+def _may_ask(policy: Policy, rule: Rule, glass: bool) -> set[str]:
+    """Who may ask so; with a broken glass, those whom the rule lets act without approvals."""
+    if not glass:
+        return requesters_of(policy, rule)
+    return people_of(policy, (rule.break_glass.team,)) if rule.break_glass else set()
 
 
 def _deciding(policy: Policy, action: str, labels: dict[str, str]) -> Rule | None:

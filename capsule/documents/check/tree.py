@@ -7,9 +7,12 @@ from datetime import datetime
 
 from capsule.documents import paths
 from capsule.documents.check.approvals import check_approvals, check_change_approvals
+from capsule.documents.check.convergence import check_breaker, check_correction, check_proposal
 from capsule.documents.check.endpoints import check_endpoint
+from capsule.documents.check.evidence import check_evidence
 from capsule.documents.check.policy import check_policy
 from capsule.documents.check.requests import check_request
+from capsule.documents.check.routes import check_routes
 from capsule.documents.check.sources import Tree, check_name, public_key
 from capsule.documents.problems import Problem
 from capsule.documents.types import ActionRequest, Capsule, Policy, Service
@@ -37,8 +40,10 @@ def check_tree(
     tree = Tree(files, brought=brought)
     _read(tree)
     _layout(tree)
+    tree.problems += check_routes(tree)
     if tree.policy:
         tree.problems += check_policy(tree.policy)
+        tree.problems += check_evidence(tree.policy, tree.settings)
     for folder, source in tree.requests.values():
         expired = now is not None and source.document.spec.expires <= now
         if not expired:
@@ -68,6 +73,7 @@ def _read(tree: Tree) -> None:
     for path in sorted(tree.files):
         if path == paths.SETTINGS:
             tree.settings = tree.read(Capsule, path)
+            tree.problems += check_breaker(tree.settings) if tree.settings else ()
         elif path == paths.POLICY:
             tree.policy = tree.read(Policy, path)
         elif name := paths.service_name(path):
@@ -91,7 +97,7 @@ def _read_service(tree: Tree, path: str, name: str) -> None:
         message = f'a service named "{own}" is also in {tree.services[own].path}'
         tree.problems.append(source.problem(("metadata", "name"), "DuplicateName", message))
     tree.services.setdefault(own, source)
-    tree.problems += check_endpoint(source)
+    tree.problems += [*check_endpoint(source), *check_correction(source), *check_proposal(source)]
     key = source.document.spec.agent.key
     if key is not None and isinstance(found := public_key(key), str):
         tree.problems.append(source.problem(("spec", "agent", "key"), "BadKey", found))

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from capsule.documents.codec.plain import is_plain
+from capsule.documents.codec.secrecy import MACHINE_KINDS, refuse_secrets, without_secrets
 from capsule.documents.problems import FORBIDDEN, InvalidDocument, Problem, quoted
 from capsule.documents.types import AnyDocument, ChangeApproval
 from capsule_agent.protocol.messages import Message, encode
@@ -26,14 +27,19 @@ _HEAD = ("apiVersion", "kind", "metadata", "spec")
 def emit(document: AnyDocument | ChangeApproval | Message) -> bytes:
     """The bytes of `document`: YAML; JSON for approvals, signers and other messages.
 
-    Raises InvalidDocument when a text in it has a character that no document may have; whoever takes text
-    from elsewhere makes it printable first (`problems.shown`).
+    Raises InvalidDocument when a text in it has a character that no document may have (whoever takes text
+    from elsewhere makes it printable first, with `problems.shown`), or is a secret; in what machines write a
+    secret is replaced by its fingerprint.
     """
     if isinstance(document, BaseModel):
         found = document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         value = {name: found[name] for name in (*_HEAD, *found) if name in found}
     else:
         value = encode(document)
+    if value["kind"] in MACHINE_KINDS:
+        value = without_secrets(value)
+    else:
+        refuse_secrets(value)
     _check_texts(value, "")
     if isinstance(document, ChangeApproval | Message):
         return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

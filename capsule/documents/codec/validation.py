@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from capsule.documents.codec.expectation import Expectation, form
 from capsule.documents.codec.parser import MAX_BYTES, Node, read, read_text
+from capsule.documents.codec.secrecy import MACHINE_KINDS, secret_problems
+from capsule.documents.codec.simple import simple_value
 from capsule.documents.problems import (
     InvalidDocument,
     Problem,
@@ -75,15 +77,10 @@ def load_with_places(
     data: bytes, path: str, *, max_bytes: int = MAX_BYTES
 ) -> tuple[AnyDocument | JsonDocument | None, tuple[Problem, ...], Node | None]:
     """Like `load`, with the root node, for who goes on to check what the document says."""
-    if path.endswith(".json"):
-        return _load_json(data, path, max_bytes)
-    node, problems = read(data, path=path, max_bytes=max_bytes)
-    document: AnyDocument | None = None
-    if node is not None:
-        document, found = _validated(node, path)
-        known = {(problem.line, problem.column) for problem in problems}
-        problems = _in_order([*problems, *(new for new in found if (new.line, new.column) not in known)])
-    return (None if problems else document), tuple(problems), node
+    read_one = _load_json if path.endswith(".json") else _load_yaml
+    document, problems, node = read_one(data, path, max_bytes)
+    secrets = _secrets(data, node, path, max_bytes)
+    return (None, tuple(_in_order([*problems, *secrets])), node) if secrets else (document, problems, node)
 
 
 def load_as(kind: type[T], data: bytes, path: str, *, max_bytes: int = MAX_BYTES) -> T:
@@ -91,6 +88,9 @@ def load_as(kind: type[T], data: bytes, path: str, *, max_bytes: int = MAX_BYTES
 
     Raises InvalidDocument with all problems, also when it is a document of another kind.
     """
+    simple = _load_simple(kind, data, path) if len(data) <= max_bytes else None
+    if simple is not None:
+        return simple
     document, problems, node = load_with_places(data, path, max_bytes=max_bytes)
     if isinstance(document, kind):
         return document
@@ -132,7 +132,36 @@ def _walk(node: Node, loc: Sequence[str | int]) -> tuple[Node, int]:
     return node, walked
 
 
+def _secrets(data: bytes, node: Node | None, path: str, max_bytes: int) -> list[Problem]:
+    return secret_problems(data.decode("utf-8", "replace"), node, path) if len(data) <= max_bytes else []
+
+
 # ---- YAML ---------------------------------------------------------------------------------------
+
+
+def _load_simple(kind: type[T], data: bytes, path: str) -> T | None:
+    """A right document that a machine wrote, and wrote as machines do; None for any other."""
+    if kind.__name__ not in MACHINE_KINDS or path.endswith(".json"):
+        return None
+    value = simple_value(data)
+    if value is None or (value.get("apiVersion"), value.get("kind")) != (API_VERSION, kind.__name__):
+        return None
+    try:
+        return YAML_KINDS[kind.__name__].model_validate(value, by_alias=True, by_name=False)  # type: ignore
+    except ValidationError:
+        return None
+
+
+def _load_yaml(
+    data: bytes, path: str, max_bytes: int
+) -> tuple[AnyDocument | None, tuple[Problem, ...], Node | None]:
+    node, problems = read(data, path=path, max_bytes=max_bytes)
+    document: AnyDocument | None = None
+    if node is not None:
+        document, found = _validated(node, path)
+        known = {(problem.line, problem.column) for problem in problems}
+        problems = _in_order([*problems, *(new for new in found if (new.line, new.column) not in known)])
+    return (None if problems else document), tuple(problems), node
 
 
 def _validated(node: Node, path: str) -> tuple[AnyDocument | None, list[Problem]]:

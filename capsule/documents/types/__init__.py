@@ -13,7 +13,10 @@ from capsule.documents.types.base import (
     ChangeKind,
     Document,
     EffectiveStatus,
+    EventKind,
     Evidence,
+    ForgeKind,
+    Ground,
     HealthStatus,
     Labels,
     Metadata,
@@ -27,14 +30,19 @@ from capsule.documents.types.desired import (
     AgentAddress,
     Capsule,
     CapsuleSpec,
+    Correction,
+    ForgeSettings,
     Health,
     Limits,
+    NotifyRoute,
     ProbeSettings,
     Rotation,
     Service,
     ServiceSpec,
 )
 from capsule.documents.types.observed import (
+    Attestation,
+    AttestationSpec,
     Claim,
     ClaimSpec,
     Condition,
@@ -45,13 +53,51 @@ from capsule.documents.types.observed import (
     RefusalSpec,
     Result,
     ResultSpec,
+    Review,
     ServiceStatus,
+    StateOrder,
+    StateOrderSpec,
+    StateResult,
+    StateResultSpec,
     StatusSpec,
 )
-from capsule.documents.types.policy import ApprovalRule, Freeze, Match, Policy, PolicySpec, Principal, Rule
+from capsule.documents.types.policy import (
+    ApprovalRule,
+    DatedKey,
+    Freeze,
+    Match,
+    Policy,
+    PolicySpec,
+    Principal,
+    Rule,
+)
 
-ANY_DOCUMENT = (Capsule, Policy, Service, ActionRequest, ServiceStatus, Claim, Result, Refusal)
-AnyDocument = Capsule | Policy | Service | ActionRequest | ServiceStatus | Claim | Result | Refusal
+ANY_DOCUMENT = (
+    Capsule,
+    Policy,
+    Service,
+    ActionRequest,
+    ServiceStatus,
+    Claim,
+    Result,
+    Refusal,
+    Attestation,
+    StateOrder,
+    StateResult,
+)
+AnyDocument = (
+    Capsule
+    | Policy
+    | Service
+    | ActionRequest
+    | ServiceStatus
+    | Claim
+    | Result
+    | Refusal
+    | Attestation
+    | StateOrder
+    | StateResult
+)
 
 __all__ = [
     "ANY_DOCUMENT",
@@ -60,6 +106,8 @@ __all__ = [
     "AgentAddress",
     "AnyDocument",
     "ApprovalRule",
+    "Attestation",
+    "AttestationSpec",
     "Capsule",
     "CapsuleSpec",
     "ChangeApproval",
@@ -68,10 +116,16 @@ __all__ = [
     "Claim",
     "ClaimSpec",
     "Condition",
+    "Correction",
     "Document",
+    "DatedKey",
     "DriftItem",
     "EffectiveStatus",
+    "EventKind",
     "Evidence",
+    "Ground",
+    "ForgeKind",
+    "ForgeSettings",
     "Freeze",
     "Health",
     "HealthStatus",
@@ -80,6 +134,7 @@ __all__ = [
     "Limits",
     "Match",
     "Metadata",
+    "NotifyRoute",
     "ObservedHealth",
     "Params",
     "Part",
@@ -93,6 +148,7 @@ __all__ = [
     "Result",
     "ResultOutcome",
     "ResultSpec",
+    "Review",
     "Rollout",
     "Rotation",
     "Rule",
@@ -101,5 +157,9 @@ __all__ = [
     "Service",
     "ServiceSpec",
     "ServiceStatus",
+    "StateOrder",
+    "StateOrderSpec",
+    "StateResult",
+    "StateResultSpec",
     "StatusSpec",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from capsule.documents.scalars import (
     CommitId,
     Digest,
+    Duration,
     Instant,
     Line,
     Name,
@@ -29,6 +31,12 @@ class Rollout(Part):
     on_failure: Literal["stop", "continue"] = Field(
         default="stop", description="What a failure means for targets not yet begun"
     )
+    pause: Duration = Field(
+        default=timedelta(0), description="Time between the end of a batch and the next batch"
+    )
+    health_check: bool = Field(
+        default=False, description="Begin the next batch only when all services of the last are healthy again"
+    )
 
 
 class RequestSpec(Part):
@@ -46,6 +54,9 @@ class RequestSpec(Part):
     expires: Instant = Field(description="After this instant nothing is begun")
     not_before: Instant | None = Field(default=None, description="Before this instant nothing is begun")
     rollout: Rollout = Field(default=Rollout(), description="How targets are worked through")
+    break_glass: bool = Field(
+        default=False, description="Act without approvals, where the rule's `breakGlass` lets the requester"
+    )
 
 
 class ActionRequest(Document):

@@ -16,10 +16,35 @@ from capsule.documents.scalars import (
 
 API_VERSION: Literal["capsule/v1"] = "capsule/v1"
 Evidence = Literal["merge", "forge", "signature"]
+Ground = Literal["merge", "forge", "signature", "break-glass"]
+"""What an operation rests on: the weakest evidence of its approvals, or that the glass was broken for it."""
+ForgeKind = Literal["github", "gitlab", "gitea"]
 HealthStatus = Literal["UP", "DEGRADED", "DOWN"]
 EffectiveStatus = Literal["STALE", "DISABLING", "DISABLED", "OFFLINE", "UNHEALTHY", "UNKNOWN", "HEALTHY"]
 ResultOutcome = Literal["succeeded", "failed", "refused", "unknown", "cancelled"]
 ChangeKind = Literal["service", "settings", "policy"]
+EventKind = Literal[
+    "ApprovalPending",
+    "ChangePending",
+    "RequestRefused",
+    "BreakGlass",
+    "OperationFailed",
+    "OperationUnknown",
+    "RolloutStopped",
+    "Drift",
+    "CorrectionStopped",
+    "KeyDueSoon",
+    "KeyOverdue",
+    "KeyChangedOutsideCapsule",
+    "TrustOutdated",
+    "ServiceOffline",
+    "ServiceUnhealthy",
+    "Flapping",
+    "DisabledByRequest",
+    "ReconcilerSilent",
+    "ReconcilerSuspended",
+    "Finding",
+]
 Labels = Annotated[Mapping[Name, LabelValue], Field(max_length=32)]
 Selector = Annotated[
     Mapping[Name, LabelValue], Field(max_length=16, description="Labels that must all be equal")

@@ -17,8 +17,11 @@ from capsule.documents.scalars import (
 )
 from capsule.documents.types.base import (
     Document,
+    EventKind,
+    ForgeKind,
     Part,
     Scalar,
+    Selector,
 )
 
 
@@ -44,6 +47,64 @@ class ProbeSettings(Part):
     grace: Duration = Field(default=timedelta(minutes=1), description="How long unreachable before OFFLINE")
 
 
+class Correction(Part):
+    """How often drift is corrected, for services with `onDrift: correct`, before a person must look."""
+
+    every: Duration = Field(
+        default=timedelta(minutes=5), description="Shortest time between two corrections of a service"
+    )
+    limit: int = Field(
+        default=3, ge=1, le=100, description="After so many corrections within `within`, it stops and says so"
+    )
+    within: Duration = Field(default=timedelta(hours=1), description="The time that `limit` is about")
+
+
+class NotifyRoute(Part):
+    """Which events are told to whom."""
+
+    selector: Selector = Field(
+        default={}, description="Only events about a service with these labels; empty: all events"
+    )
+    teams: Annotated[tuple[Name, ...], Field(max_length=32)] = Field(
+        default=(),
+        description="Of events that wait for teams (ApprovalPending), only those that wait for one of these; "
+        "empty: all. Other events are told regardless",
+    )
+    events: Annotated[tuple[EventKind, ...], Field(max_length=32)] = Field(
+        default=(), description="Kinds of events; empty: all"
+    )
+    to: Name = Field(
+        description="Name of a receiver: a file in the folder given to the reconciler with --notify-dir"
+    )
+    every: Duration = Field(
+        default=timedelta(minutes=1), description="Shortest time between two messages to the receiver"
+    )
+    repeat_after: Duration = Field(
+        default=timedelta(hours=1),
+        description="A fact that went and came back is told again, at the earliest this long "
+        "after it was told",
+    )
+    remind_after: Duration | None = Field(
+        default=None, description="A fact that lasts is told again every so often; none: never"
+    )
+
+
+class ForgeSettings(Part):
+    """The forge at which the repository lies, for evidence from reviews and for opening pull requests."""
+
+    kind: ForgeKind = Field(description="github (Enterprise Server too), gitlab, or gitea (Forgejo too)")
+    server: str = Field(
+        max_length=300,
+        pattern=r"^https?://[^\s@/?#]+(/[^\s?#]*)?$",
+        description="Address of the server, such as https://github.com; http only on this machine",
+    )
+    repository: str = Field(
+        max_length=300,
+        pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$",
+        description="The repository there, as owner/name (gitlab: with all groups)",
+    )
+
+
 class CapsuleSpec(Part):
     """Identity and settings of the whole repository."""
 
@@ -51,6 +112,7 @@ class CapsuleSpec(Part):
     audit_branch: Literal["audit"] = Field(default="audit", description="Branch that reconcilers write")
     limits: Limits = Field(default=Limits(), description="Safety limits")
     probe: ProbeSettings = Field(default=ProbeSettings(), description="Defaults of probing")
+    correction: Correction = Field(default=Correction(), description="How often drift is corrected")
     order_timeout: Duration = Field(
         default=timedelta(minutes=2), description="Longest wait for the receipt of an order"
     )
@@ -59,6 +121,12 @@ class CapsuleSpec(Part):
     )
     heartbeat_push: Duration = Field(
         default=timedelta(minutes=5), description="Shortest time between two pushes of the heartbeat"
+    )
+    forge: ForgeSettings | None = Field(
+        default=None, description="Where pull requests are; none: no reviews are asked for"
+    )
+    notify: Annotated[tuple[NotifyRoute, ...], Field(max_length=64)] = Field(
+        default=(), description="Who is told of what; an event goes to every route that it fits"
     )
 
 
@@ -103,6 +171,10 @@ class Rotation(Part):
     """When the key of a service is due."""
 
     every: Duration = Field(description="Oldest age of the key before its rotation is overdue")
+    propose: Duration | None = Field(
+        default=None,
+        description="So long before the due date the reconciler asks for it by itself; people approve",
+    )
 
 
 class ServiceSpec(Part):

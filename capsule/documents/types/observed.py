@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from capsule.documents.scalars import (
+    BlobPath,
     CommitId,
     Digest,
     Instant,
@@ -19,8 +20,10 @@ from capsule.documents.scalars import (
 from capsule.documents.types.base import (
     Document,
     EffectiveStatus,
-    Evidence,
+    ForgeKind,
+    Ground,
     HealthStatus,
+    Params,
     Part,
     ResultOutcome,
     Scalar,
@@ -81,6 +84,12 @@ class StatusSpec(Part):
     key_created_at: Instant | None = Field(
         default=None, description="When the present key was created, as far as the agent knows"
     )
+    actions: Annotated[tuple[Word, ...], Field(max_length=64)] = Field(
+        default=(), description="Actions that the agent offered when this was observed"
+    )
+    changes: Annotated[tuple[Instant, ...], Field(max_length=16)] = Field(
+        default=(), description="When effectiveStatus last changed, oldest first: what flapping is judged by"
+    )
 
 
 class ServiceStatus(Document):
@@ -108,7 +117,9 @@ class ClaimSpec(Part):
     action: Word = Field(description="What the agent is told to do")
     requested_by: Name = Field(description="Who asked")
     approved_by: tuple[Name, ...] = Field(description="Whose approvals counted")
-    evidence: Evidence = Field(description="Kind of evidence of the approval")
+    evidence: Ground = Field(
+        description="Kind of evidence of the approval, or `break-glass` where it went without"
+    )
     observed_revision: CommitId = Field(description="Commit of main that was judged")
     reconciler: Name = Field(description="Principal that claims")
     attempt: int = Field(ge=1, description="Fencing token: 1, then one more at each takeover")
@@ -172,3 +183,102 @@ class Refusal(Document):
 
     kind: Literal["Refusal"] = Field(description="Kind of the document")
     spec: RefusalSpec = Field(description="Why")
+
+
+class Review(Part):
+    """One review of a pull request, as the forge's API said it: the raw fact, nothing judged."""
+
+    id: int = Field(ge=0, le=2**53 - 1, description="The forge's number of the review; 0 when it gives none")
+    user: int = Field(ge=1, le=2**53 - 1, description="Numeric account id of the reviewer")
+    login: Line = Field(default="", description="Name of the account then; for people, nothing rests on it")
+    state: Literal["approved", "changes_requested", "dismissed", "commented"] = Field(
+        description="What the review says"
+    )
+    commit: CommitId | None = Field(
+        default=None, description="Commit that was reviewed; none when the forge does not say"
+    )
+    submitted_at: Instant = Field(description="The forge's clock")
+    bot: bool = Field(default=False, description="The forge calls the account a bot")
+
+
+class AttestationSpec(Part):
+    """What a forge said of the pull request that brought a request to main."""
+
+    forge: ForgeKind = Field(description="Kind of forge: github, gitlab or gitea (Forgejo too)")
+    server: Line = Field(description="Host of the forge")
+    repository: Line = Field(description="Repository there, as owner/name")
+    number: int = Field(ge=1, le=2**53 - 1, description="Number of the pull or merge request")
+    revision: CommitId = Field(description="Commit of main that was judged")
+    merged: CommitId = Field(description="Commit of main that the pull request became, says the forge")
+    head: CommitId = Field(description="Last commit of the pull request when it was merged")
+    author: int = Field(ge=1, le=2**53 - 1, description="Numeric account id of who opened it")
+    request: Name = Field(description="Request this belongs to")
+    request_digest: Digest = Field(description="SHA-256 of request.yaml on main")
+    paths: Annotated[Mapping[BlobPath, CommitId], Field(max_length=64)] = Field(
+        description="Blob ids at the head, by path: what the reviewers saw"
+    )
+    targets: Annotated[Mapping[Name, Digest], Field(max_length=100_000)] = Field(
+        description="SHA-256 of agent, labels and pins of every target in force"
+    )
+    reviews: tuple[Review, ...] = Field(default=(), max_length=500, description="All reviews, as told")
+    reconciler: Name = Field(description="Principal that asked the forge and signs the commit")
+    observed_at: Instant = Field(description="The reconciler's clock")
+
+
+class Attestation(Document):
+    """`records/…/<request>/attestation-<n>.yaml`: the reviews of a request's pull request at one moment."""
+
+    kind: Literal["Attestation"] = Field(description="Kind of the document")
+    spec: AttestationSpec = Field(description="What the forge said")
+
+
+class StateOrderSpec(Part):
+    """That this reconciler tells the agent to be as the service's document says."""
+
+    service: Name = Field(description="Service that is told")
+    generation: int = Field(
+        ge=1, le=2**53 - 1, description="Rises with every such order; agents refuse a lower one"
+    )
+    document_digest: Digest = Field(description="SHA-256 of the service's document in force")
+    op_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Id of the operation")
+    action: Literal["enable", "disable", "configure"] = Field(description="What the agent is told to do")
+    params: Params = Field(default={}, description="The pins to set, for configure")
+    observed_revision: CommitId = Field(description="Commit of main that was judged")
+    reconciler: Name = Field(description="Principal that orders")
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
+        description="Makes every order a different commit"
+    )
+    ordered_at: Instant = Field(description="The reconciler's clock")
+
+
+class StateOrder(Document):
+    """`records/desired/<service>/<generation>/order.yaml`: written before the order leaves."""
+
+    kind: Literal["StateOrder"] = Field(description="Kind of the document")
+    spec: StateOrderSpec = Field(description="What was ordered")
+
+
+class StateResultSpec(Part):
+    """What became of a desired-state order. The agent's signed receipt lies beside as receipt.json."""
+
+    service: Name = Field(description="Service that was told")
+    generation: int = Field(ge=1, le=2**53 - 1, description="Which order")
+    op_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Id of the operation")
+    action: Literal["enable", "disable", "configure"] = Field(description="What was done")
+    outcome: ResultOutcome = Field(description="What became of it")
+    reason: Word = Field(description="Reason code")
+    message: Line = Field(default="", description="One line for people")
+    outputs: Annotated[Mapping[Word, Scalar], Field(max_length=64)] = Field(
+        default={}, description="Declared, typed outputs of the agent"
+    )
+    started_at: Instant | None = Field(default=None, description="The agent's clock")
+    finished_at: Instant | None = Field(default=None, description="The agent's clock")
+    recorded_at: Instant = Field(description="The reconciler's clock")
+    receipt_digest: Digest = Field(description="SHA-256 of receipt.json")
+
+
+class StateResult(Document):
+    """`records/desired/<service>/<generation>/result.yaml`: what became of a desired-state order."""
+
+    kind: Literal["StateResult"] = Field(description="Kind of the document")
+    spec: StateResultSpec = Field(description="What became of it")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from capsule.documents.scalars import (
+    Instant,
     KeyText,
     Line,
     LocalTime,
@@ -23,15 +24,38 @@ from capsule.documents.types.base import (
 )
 
 
+class DatedKey(Part):
+    """A key that speaks for a while only: judged by when a reconciler first saw what it signed."""
+
+    key: KeyText = Field(description="OpenSSH Ed25519 public key")
+    valid_after: Instant | None = Field(default=None, description="What is seen before this does not count")
+    valid_before: Instant | None = Field(
+        default=None, description="What is seen at this instant or later does not count"
+    )
+
+
+def _key_form(value: object) -> str:
+    return "text" if isinstance(value, str) else "dated"
+
+
+Key = Annotated[
+    Annotated[KeyText, Tag("text")] | Annotated[DatedKey, Tag("dated")], Discriminator(_key_form)
+]
+
+
 class Principal(Part):
     """A person or a machine, and the keys that speak for it."""
 
     email: Annotated[str, Field(pattern=r"^[^\s@<>]+@[^\s@<>]+$", max_length=200)] | None = Field(
         default=None, description="Address shown in commits"
     )
-    keys: tuple[KeyText, ...] = Field(min_length=1, max_length=16, description="OpenSSH Ed25519 public keys")
+    keys: tuple[Key, ...] = Field(
+        min_length=1, max_length=16, description="OpenSSH Ed25519 public keys, each with or without an end"
+    )
     machine: bool = Field(
-        default=False, description="A reconciler: may sign commits on audit, never request or approve"
+        default=False,
+        description="A reconciler: signs orders and commits on audit, asks only where people must approve, "
+        "never approves",
     )
     forge: Annotated[Mapping[Name, int], Field(max_length=8)] = Field(
         default={}, description="Numeric account ids at forges"
@@ -53,6 +77,12 @@ class ApprovalRule(Part):
     count: int = Field(ge=1, le=100, description="How many people")
 
 
+class BreakGlass(Part):
+    """Who may act without the approvals of a rule, in an emergency, and answer for it after."""
+
+    team: Name = Field(description="Whose members may")
+
+
 class Rule(Part):
     """First match decides; no match is a refusal."""
 
@@ -64,6 +94,9 @@ class Rule(Part):
         max_length=16, description="Approvals needed; an empty list needs none"
     )
     evidence: Evidence = Field(default="signature", description="Weakest evidence of approval that counts")
+    break_glass: BreakGlass | None = Field(
+        default=None, description="Who may act without these approvals, marked until it is acknowledged"
+    )
 
 
 class Freeze(Part):

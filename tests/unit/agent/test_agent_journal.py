@@ -178,10 +178,10 @@ def test_generations_only_rise_per_subject(tmp_path: Path) -> None:
 
 def test_a_newer_list_of_signers_stays(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "agent.db", SERVICE)
-    assert journal.signers() == (None, 0)
+    assert journal.signers() == (None, 0, None)
     journal.accept_signers(signers_list(5), 5, "r" * 40)
     journal.accept_signers(signers_list(4), 4, "r" * 40)
-    assert journal.signers() == (signers_list(5), 5)
+    assert journal.signers() == (signers_list(5), 5, "r" * 40)
     assert journal.state().repository == "r" * 40
 
 
@@ -198,9 +198,35 @@ def test_the_host_and_the_spec_disable_apart(tmp_path: Path) -> None:
 
 def test_every_change_is_synced_to_disk(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "agent.db", SERVICE)
-    with closing(journal._connect()) as db:
-        assert db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
-        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with journal._connections.one() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA: the log at every commit
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_what_was_committed_is_in_the_files_at_once(tmp_path: Path) -> None:
+    """A copy of the files, taken while the journal is open, is what a host that lost power finds."""
+    journal = Journal(tmp_path / "agent.db", SERVICE)
+    ask = Ask()
+    journal.admit(ask.order(), None, NOW)
+    found = tmp_path / "after"
+    found.mkdir()
+    for name in ("agent.db", "agent.db-wal"):
+        (found / name).write_bytes((tmp_path / name).read_bytes())
+    operation = Journal(found / "agent.db", SERVICE).find(ask.op_id)
+    assert operation is not None
+    assert operation.step == "Received"
+
+
+def test_a_journal_written_the_older_way_is_taken_over(tmp_path: Path) -> None:
+    older = Journal(tmp_path / "agent.db", SERVICE)
+    ask = Ask()
+    older.admit(ask.order(), None, NOW)
+    with older._connections.one() as db:
+        assert db.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    journal = Journal(tmp_path / "agent.db", SERVICE)
+    assert journal.find(ask.op_id) == older.find(ask.op_id)
+    with journal._connections.one() as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_only_its_owner_reads_the_journal(tmp_path: Path) -> None:
@@ -223,7 +249,7 @@ def test_a_wait_for_the_right_to_execute_ends_when_it_is_free(tmp_path: Path) ->
     got: list[bool] = []
 
     def wait() -> None:
-        with journal.running(10) as held:
+        with journal.running(lambda: 10.0) as held:
             got.append(held)
 
     with journal.running():

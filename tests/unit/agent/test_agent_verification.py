@@ -70,6 +70,14 @@ def test_the_same_list_again_is_trusted() -> None:
     assert judged(signers_list(serial=2), signers_list(serial=2), 2).serial == 2
 
 
+def test_a_newer_list_takes_the_place_of_the_stored_one() -> None:
+    assert judged(signers_list(6, {"alice": ["request"]}), signers_list(5), 5).serial == 6
+
+
+def test_a_list_of_the_serial_that_was_seen_is_taken_where_none_is_stored() -> None:
+    assert judged(signers_list(5), None, 5).serial == 5
+
+
 def altered(text: SignersList, old: str, new: str) -> SignersList:
     document = text.document.replace(old, new)
     return SignersList(document, (key("owner").sign(document.encode(), sshsig.SIGNERS),))
@@ -86,6 +94,7 @@ def altered(text: SignersList, old: str, new: str) -> SignersList:
         ("SignersOutdated", signers_list(serial=4), signers_list(serial=5), 5),
         ("SignersSerialReused", signers_list(5, {"mallory": ["order"]}), signers_list(5), 5),
         ("SignersMixRoles", signers_list(1, {"r": ["order", "approve"]}), None, 0),
+        ("SignersMixRoles", signers_list(1, {"r": ["request", "approve", "order"]}), None, 0),
         ("SignersInvalid", altered(signers_list(), '"serial": 1', '"serial": true'), None, 0),
         ("SignersInvalid", altered(signers_list(), "ssh-ed25519", "ssh-rsa"), None, 0),
         (
@@ -266,6 +275,40 @@ def test_approvals_are_needed() -> None:
         reason_of(lambda: verify.check_approvals(without_request, ask.evidence(), signers(), 1, NOW))
         == "ApprovalsMissing"
     )
+
+
+PROPOSING = {
+    "alice": ["request"],
+    "bob": ["approve"],
+    "carol": ["approve"],
+    "reconciler-1": ["order", "request"],
+    "reconciler-2": ["order", "request"],
+}
+
+
+def by_machine(*given: SignedText, requester: str = "reconciler-1", needed: int = 1) -> tuple[str, ...]:
+    """Who approved what a machine asked for."""
+    ask = Ask(requester=requester)
+    listed = judged(signers_list(1, PROPOSING))
+    return verify.check_approvals(ask.order(), ask.evidence(*given), listed, needed, NOW)
+
+
+def test_a_machine_asks_and_people_approve() -> None:
+    ask = Ask(requester="reconciler-1")
+    assert by_machine(ask.signed_approval("bob"), ask.signed_approval("carol"), needed=2) == ("bob", "carol")
+
+
+@pytest.mark.parametrize("machine", ["reconciler-1", "reconciler-2"])
+def test_no_machine_approves_what_a_machine_asked_for(machine: str) -> None:
+    ask = Ask(requester="reconciler-1")
+    own, person = ask.signed_approval(machine), ask.signed_approval("bob")
+    assert reason_of(lambda: by_machine(own)) == "ApproverNotListed"
+    assert reason_of(lambda: by_machine(person, own, needed=2)) == "ApproverNotListed"
+
+
+def test_a_machine_asks_only_where_the_list_says_so() -> None:
+    ask = Ask(requester="reconciler-1")
+    assert reason_of(approvals(ask)) == "RequesterNotListed"
 
 
 def test_too_many_approvals_are_not_read() -> None:

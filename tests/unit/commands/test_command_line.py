@@ -122,12 +122,22 @@ def test_the_guide_says_what_is_so_and_what_to_do(office: Office, tmp_path: Path
     quiet = office.run().output
     assert "Office; you are alice." in quiet
     assert "No request waits for approval." in quiet
+    assert "No reconciler gives a sign of life" in quiet
     assert "capsule up" in quiet
     name = office.ask()
     assert f"capsule approve {name}" in office.run(person="bob").output
     assert "1 request waits for your approval." in office.run(person="bob").output
     assert "1 request waits for others." in office.run().output
     assert "your signing key is nobody's" in office.run(person="mallory").output
+
+
+def test_without_the_reconcilers_key_nobody_is_told_to_start_it(office: Office) -> None:
+    (office.state / ".git" / "capsule" / "reconciler_ed25519").unlink()
+    told = office.run().output
+    assert "Tell whoever runs reconciler-1" in told
+    assert "capsule up" not in told
+    assert "capsule dashboard" in told
+    assert "tell whoever runs reconciler-1" in office.run("doctor").output
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from capsule.cli.acts import scalar
+from capsule.cli.asking import scalar
 from capsule.commands.request import request_name
 from capsule.documents.scalars import NAME
 from tests.unit.commands.conftest import Office

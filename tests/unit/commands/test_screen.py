@@ -73,3 +73,34 @@ def test_colour_is_for_terminals_that_want_it(
 def test_json_is_ascii_so_that_no_terminal_is_painted(capsys: pytest.CaptureFixture[str]) -> None:
     Screen().json({"name": "\x9b\u202eü"})
     assert capsys.readouterr().out == '{\n  "name": "\\u009b\\u202e\\u00fc"\n}\n'
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_table_too_wide_for_the_terminal_becomes_records_and_cuts_no_name(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    name, other = "a-service-with-a-very-long-name-indeed", "20261123-rotate-key-openai-chat-k3f9"
+    wide = [Column("SERVICE"), Column("REQUEST"), Column("EMPTY"), Column("WHY", whole=False)]
+    Screen().table(wide, [(name, other, "", "because it was asked for and agreed to by two people")])
+    text = terminal.getvalue()
+    assert name in text
+    assert other in text
+    assert ("request  " in text) is (columns < 92)
+    assert "empty" not in text.lower()
+
+
+def test_a_table_that_fits_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    Screen().table([Column("NAME"), Column("WHY", whole=False)], [("short", "word " * 40)])
+    lines = terminal.getvalue().splitlines()
+    assert lines[0].split() == ["NAME", "WHY"]
+    assert all(len(line) <= 60 for line in lines)

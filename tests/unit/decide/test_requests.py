@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from capsule.decide import Begin, Hold, Refuse, World, decide
+from capsule.decide import Attest, Begin, Hold, Refuse, World, decide
+from capsule.documents.types import ApprovalRule, Match, Rule
+from capsule.lifecycle import Observation
 from capsule.plan import plan
-from capsule.trust.state import Finding, MissingApproval
+from capsule.trust.state import Finding, MissingApproval, SeenApproval
+from capsule_agent.protocol.messages import EvidenceKind
 from tests.unit.worlds import (
     NOW,
     claim,
@@ -51,6 +54,47 @@ def test_an_approved_request_begins_once_with_an_id_without_clock() -> None:
     assert (begin.attempt, begin.takeover) == (1, False)
     assert begin.op_id == claim(judged).spec.op_id
     assert decide(world(judged, now=later(hours=1))).begin[0].op_id == begin.op_id
+
+
+FORGE_RULE = Rule(
+    match=Match(action="rotateKey"),
+    may_request=("operators",),
+    approvals=(ApprovalRule(team="reviewers", count=1),),
+    evidence="forge",
+)
+REVIEWED = SeenApproval("bob", "approve", True, "forge", b"", "")
+
+
+def agent(approvals: int, evidence: EvidenceKind) -> dict[str, Observation]:
+    """An agent that rotates for so many approvals of that evidence."""
+    offered = replace(report().actions[0], approvals=approvals, evidence=evidence)
+    return {"openai-chat": seen(report=replace(report(), actions=(offered,)))}
+
+
+def test_reviews_are_asked_for_while_approvals_are_missing() -> None:
+    judged = request(verdict="proposed", rules={"openai-chat": FORGE_RULE})
+    assert decide(world(judged)).attest == (Attest(judged),)
+    assert decide(world(judged, now=later(days=30))).attest == ()
+    assert decide(world(replace(judged, source="branch"))).attest == ()
+    ended = records(records_of(judged, refused=refusal(judged)))
+    assert decide(world(judged, records=ended)).attest == ()
+
+
+def test_reviews_are_looked_at_again_while_what_rests_on_them_is_held() -> None:
+    judged = request(rules={"openai-chat": FORGE_RULE}, approvals=(REVIEWED,), evidence="forge")
+    begun = decide(world(judged, observations=agent(1, "forge")))
+    assert (len(begun.begin), begun.attest) == (1, ())
+    held = decide(world(judged, quarantined=frozenset({judged.name})))
+    assert (held.begin, held.attest) == ((), (Attest(judged),))
+
+
+def test_an_agent_that_wants_signatures_is_not_sent_reviews() -> None:
+    judged = request(rules={"openai-chat": FORGE_RULE}, approvals=(REVIEWED,), evidence="forge")
+    assert hold_reason(world(judged, observations=agent(1, "signature"))) == "AgentWantsSignatures"
+    (hold,) = decide(world(judged, observations=agent(2, "signature"))).hold
+    assert hold.message == "the agent of openai-chat wants 2 more signed approvals"
+    assert decide(world(judged, observations=agent(1, "forge"))).begin
+    assert decide(world(judged, observations=agent(0, "signature"))).begin
 
 
 @pytest.mark.parametrize("verdict", ["proposed", "rejected", "refused"])

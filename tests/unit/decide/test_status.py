@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capsule.decide import LastChange, SetStatus, status_change
+from capsule.decide import LastChange, LastWord, SetStatus, status_change
 from capsule.documents.types import ServiceStatus
 from capsule_agent.protocol.messages import HealthReport
 from tests.unit.worlds import NOW, later, report, seen, service, signers, state
@@ -166,11 +166,26 @@ def test_an_old_list_of_signers_is_a_condition() -> None:
     assert recorded(seen(report=report(signers_serial=0)), main=main).spec.conditions == ()
 
 
+def test_a_secret_in_a_report_is_a_condition_until_a_report_has_none() -> None:
+    mark = "[secret sha256:0123456789ab]"
+    bad = report(config={"model": "gpt-5.1", "limit": 5, "token": mark}, disabled_reason=f"see {mark}")
+    found = recorded(seen(report=bad))
+    (condition,) = found.spec.conditions
+    assert condition.type == "SecretInReport"
+    assert (
+        condition.message == "a secret in config.token, disabledReason: declare it sensitive, and rotate it"
+    )
+    quiet = seen(ok=False, report=bad, reason="AgentTimeout", at=later(seconds=1))
+    assert change(quiet, found, now=later(seconds=1)) is None, "silence settles nothing"
+    mended = recorded(seen(at=later(minutes=1)), before=found, now=later(minutes=1))
+    assert mended.spec.conditions == ()
+
+
 def test_an_overdue_key_is_a_condition_from_its_due_date_on() -> None:
     target = service(rotation={"every": "90d"})
     aged = seen(report=report(key_created_at="2026-08-25T12:00:00Z"))
-    assert recorded(aged, target=target).spec.conditions == ()
-    found = recorded(aged, target=target, now=NOW + timedelta(seconds=1))
+    assert recorded(aged, target=target, now=NOW - timedelta(seconds=1)).spec.conditions == ()
+    found = recorded(aged, target=target)
     assert found.spec.conditions[0].message == "the key was due on 2026-11-23"
 
 
@@ -210,3 +225,104 @@ def test_any_other_change_has_a_subject_too() -> None:
     assert subject(seen(report=report(version="1.8.2", key_created_at="2026-11-01T00:00:00Z")), before) == (
         "status openai-chat: changed"
     )
+
+
+# ---- what the records say -----------------------------------------------------------------------
+
+
+def with_records(observation: Any, before: ServiceStatus | None, **known: Any) -> SetStatus | None:
+    return status_change(
+        state(PINNED), PINNED, observation, before, known.pop("now", NOW), known.pop("last", None), **known
+    )
+
+
+def types(found: SetStatus | None) -> list[str]:
+    assert found is not None
+    return [condition.type for condition in found.status.spec.conditions]
+
+
+OFF = LastWord("request", "disable", NOW, "off-1")
+
+
+def test_a_disable_by_request_is_said_with_its_reason() -> None:
+    before = recorded(seen())
+    off = seen(report=report(enabled=False))
+    found = with_records(off, before, word=OFF, why="alice in off-1: leaked")
+    assert found is not None
+    assert found.subject == "status openai-chat: HEALTHY → DISABLED (DisabledByRequest)"
+    assert found.status.spec.message == "alice in off-1: leaked"
+    assert types(found) == ["DisabledByRequest"]
+    assert found.status.spec.conditions[0].message == "alice in off-1: leaked"
+    assert with_records(off, found.status, word=OFF, why="alice in off-1: leaked") is None
+    bare = with_records(off, before, word=OFF)
+    assert bare is not None
+    assert bare.status.spec.message == "off-1"
+    settled = with_records(off, found.status, word=LastWord("state", "disable", NOW))
+    assert settled is not None
+    assert settled.subject == "status openai-chat: DisabledByRequest gone"
+
+
+def test_a_reason_that_changes_below_one_word_is_said() -> None:
+    off = seen(report=report(enabled=False))
+    before = recorded(off)
+    host = seen(report=report(enabled=False, disabled_by_host=True))
+    assert subject(host, before) == "status openai-chat: DISABLED (DisabledOnHost)"
+
+
+def test_why_an_agent_is_away_may_change_without_a_commit() -> None:
+    gone = seen(ok=False, failing_since=later(hours=-1), reason="AgentTimeout")
+    before = recorded_with(gone, recorded(seen()))
+    other = seen(ok=False, failing_since=later(hours=-1), reason="ConnectionRefused")
+    assert change(other, before) is None
+
+
+def test_a_stopped_correction_is_a_condition_until_it_is_acknowledged() -> None:
+    before = recorded(seen())
+    stopped = with_records(seen(), before, stopped=later(minutes=-1))
+    assert stopped is not None
+    assert stopped.subject == "status openai-chat: CorrectionStopped"
+    assert stopped.status.spec.conditions[0].message == (
+        "drifted back after 3 corrections until 2026-11-23 11:59 UTC"
+    )
+    silent = seen(ok=False, failing_since=NOW)
+    assert with_records(silent, stopped.status, stopped=later(minutes=-1)) is None
+    again = with_records(seen(), stopped.status)
+    assert again is not None
+    assert again.subject == "status openai-chat: CorrectionStopped gone"
+
+
+def test_people_who_know_of_a_changed_key_clear_it() -> None:
+    before = recorded(seen())
+    changed = seen(report=report(fingerprints={"apiKey": "hmac:2"}))
+    found = with_records(changed, before)
+    assert types(found) == ["KeyChangedOutsideCapsule"]
+    assert found is not None
+    early = {"KeyChangedOutsideCapsule": NOW}
+    assert with_records(changed, found.status, acknowledged=early) is None
+    known = {"KeyChangedOutsideCapsule": later(minutes=1)}
+    for observation in (changed, None):
+        cleared = with_records(observation, found.status, acknowledged=known, now=later(minutes=1))
+        assert cleared is not None
+        assert cleared.subject == "status openai-chat: KeyChangedOutsideCapsule gone"
+    third = seen(report=report(fingerprints={"apiKey": "hmac:3"}))
+    anew = with_records(third, found.status, acknowledged=known, now=later(minutes=2))
+    assert anew is not None
+    assert anew.status.spec.conditions[0].since == later(minutes=2)
+
+
+@pytest.mark.parametrize(
+    ("pin", "value", "drifts"), [("cache", 1, True), ("cache", True, False), ("size", True, True)]
+)
+def test_a_value_of_another_type_is_drift(pin: str, value: Any, drifts: bool) -> None:
+    target = service(pins={"cache": True, "size": 1})
+    values = {"cache": True, "size": 1, pin: value}
+    assert bool(recorded(seen(report=report(config=values)), target=target).spec.drift) is drifts
+
+
+def test_every_subject_tells_what_it_is_about() -> None:
+    before = recorded(seen())
+    for observation in (drifted(), seen(report=report(version="2.0.0")), seen(report=report(enabled=False))):
+        found = change(observation, before)
+        assert found is not None
+        assert found.subject.split(" ")[0] in ("status", "drift", "health")
+        assert found.subject.split(" ")[1] == "openai-chat:"

@@ -202,10 +202,92 @@ def test_a_team_stands_once_in_the_approvals_of_a_rule(tree: Tree) -> None:
     assert (found.reason, found.line, found.column) == ("RepeatedTeam", 15, 55)
 
 
-def test_machines_cannot_request(tree: Tree) -> None:
+def test_machines_change_nothing_and_ask_only_where_people_approve(tree: Tree) -> None:
     text = POLICY_TEXT.replace("operators: [alice]", "operators: [reconciler-1]")
-    found = check_tree({**tree, "policy.yaml": text.encode()})
-    assert {item.reason for item in found if item.path == "policy.yaml"} == {"UnsatisfiableRule"}
+    files = {**tree, REQUEST: REQUEST_TEXT.replace("alice", "reconciler-1").encode()}
+    files = {path: data for path, data in files.items() if "approvals" not in path}
+    (found,) = check_tree({**files, "policy.yaml": text.encode()})
+    assert (found.reason, found.line) == ("UnsatisfiableRule", 17)  # change: service
+    assert found.hint == "machines may ask for actions only where people must approve"
+    free = text.replace("approvals: [{team: reviewers, count: 1}]", "approvals: []")
+    reasons = {item.reason for item in check_tree({**files, "policy.yaml": free.encode()})}
+    assert reasons >= {"UnsatisfiableRule", "NotAllowedToRequest"}
+
+
+def test_a_team_without_anybody_has_no_hint_about_machines(tree: Tree) -> None:
+    found = check_tree({**tree, "policy.yaml": POLICY_TEXT.replace("[alice]", "[]", 1).encode()})
+    assert {item.hint for item in found if item.reason == "UnsatisfiableRule"} == {""}
+
+
+# ---- evidence -----------------------------------------------------------------------------------
+
+ROTATE = "approvals: [{team: reviewers, count: 1}]\n    - match: {change: service}"
+FORGE = b'  forge: {kind: github, server: "https://github.com", repository: acme/state}\n'
+BOB = "bob: {email: bob@example.com,"
+
+
+def evident(
+    tree: Tree, evidence: str, *replaced: tuple[str, str], forge: bytes = FORGE
+) -> list[tuple[str, str]]:
+    """Reasons and texts when rotations take `evidence`, with the forge in the settings."""
+    text = POLICY_TEXT.replace(ROTATE, ROTATE.replace("\n", f"\n      evidence: {evidence}\n", 1))
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new)
+    settings = tree["capsule.yaml"].replace(
+        b"spec: {limits: {maxTargets: 2}}", b"spec:\n  limits: {maxTargets: 2}"
+    )
+    found = check_tree({**tree, "capsule.yaml": settings + forge, "policy.yaml": text.encode()})
+    return [(item.reason, item.message) for item in found]
+
+
+def test_a_rule_takes_reviews_of_people_with_accounts_at_the_forge(tree: Tree) -> None:
+    account = (BOB, f"{BOB} forge: {{github: 2}},")
+    assert evident(tree, "forge", account) == []
+    nobody = ("EvidenceOfNobody", 'only 0 of "reviewers" can be told by forge, 1 must approve')
+    assert evident(tree, "forge") == [nobody]
+    assert evident(tree, "forge", (BOB, f"{BOB} forge: {{gitlab: 2}},")) == [nobody]
+    no_forge = ("EvidenceOfNobody", "the settings name no forge whose reviews could be read")
+    assert evident(tree, "forge", account, forge=b"") == [no_forge]
+    assert evident(tree, "forge", account, forge=b"x") != [no_forge]  # settings that cannot be read
+
+
+def test_who_changes_settings_alone_may_name_a_forge_of_their_own(tree: Tree) -> None:
+    account = (BOB, f"{BOB} forge: {{github: 2}},")
+    guard = "{change: settings}\n      mayRequest: [owners]\n      approvals: "
+    alone = (f"{guard}[{{team: owners, count: 1}}]", f"{guard}[]")
+    ((reason, message),) = evident(tree, "forge", account, alone)
+    assert (reason, "settings alone" in message) == ("ForgeUnguarded", True)
+    assert evident(tree, "merge", account, alone) == []
+
+
+def test_a_rule_takes_merges_of_people_with_an_email_of_their_own(tree: Tree) -> None:
+    assert evident(tree, "merge") == []
+    assert evident(tree, "merge", (BOB, "bob: {forge: {github: 2},")) == []
+    ((reason, _),) = evident(tree, "merge", (BOB, "bob: {"))
+    assert reason == "EvidenceOfNobody"
+    shared = ("carol@example.com", "BOB@example.com")
+    assert [reason for reason, _ in evident(tree, "merge", shared)] == ["SharedEmail"]
+    assert evident(tree, "signature", shared) == []
+
+
+def test_one_account_for_two_principals(tree: Tree) -> None:
+    account = "forge: {github: 2}, keys"
+    both = [(f"{who}@example.com, keys", f"{who}@example.com, {account}") for who in ("bob", "carol")]
+    assert evident(tree, "signature", *both) == [("SharedAccount", 'this account is also listed for "bob"')]
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"), [("service", "forge"), ("policy", "forge"), ("policy", "merge")]
+)
+def test_changes_are_not_judged_by_reviews_nor_the_policy_by_merges(
+    tree: Tree, change: str, evidence: str
+) -> None:
+    text = POLICY_TEXT.replace(
+        f"{{change: {change}}}\n", f"{{change: {change}}}\n      evidence: {evidence}\n"
+    )
+    found = only({**tree, "policy.yaml": text.encode()})
+    assert (found.reason, found.severity) == ("EvidenceNotTaken", "warning")
 
 
 @pytest.mark.parametrize("match", ["{}", "{action: x, change: service}", "{selector: {a: b}}"])
@@ -259,6 +341,55 @@ def test_a_freeze_has_a_known_zone(tree: Tree, zone: str) -> None:
 
 def test_a_freeze_ends_after_it_starts(tree: Tree) -> None:
     assert policy('"2027-01-02T00:00"', '"2026-12-20T00:00"', tree).reason == "BadWindow"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"2026-12-20T00:00"', '"0001-01-01T00:00"'), ("2027-01-02T00:00", "9999-12-31T23:59")]
+)
+def test_a_freeze_lies_within_the_calendar(tree: Tree, old: str, new: str) -> None:
+    assert policy(old, new, tree).reason == "BadWindow"
+
+
+# ---- what the reconciler does by itself ---------------------------------------------------------
+
+
+def service(tree: Tree, old: str, new: str) -> tuple[Problem, ...]:
+    assert SERVICE_TEXT.count(old) == 1
+    files = {path: data for path, data in tree.items() if "approvals" not in path}
+    return check_tree({**files, SERVICE: SERVICE_TEXT.replace(old, new).encode()})
+
+
+@pytest.mark.parametrize(("propose", "reasons"), [("14d", []), ("89d", []), ("90d", ["x"]), ("91d", ["x"])])
+def test_a_rotation_is_proposed_within_its_time(tree: Tree, propose: str, reasons: list[str]) -> None:
+    found = service(tree, "{every: 90d}", f"{{every: 90d, propose: {propose}}}")
+    assert [item.reason for item in found] == ["ProposedTooEarly" for _ in reasons]
+    assert all("90d" in item.expected and item.line == 14 for item in found)
+
+
+def test_drift_is_corrected_where_something_can_be_ordered(tree: Tree) -> None:
+    correct = "  onDrift: correct\n  health:"
+    assert service(tree, "  health:", correct) == ()
+    (found,) = service(tree, "  health:", f"  ignoreDrift: [version, model]\n{correct}")
+    assert (found.reason, found.severity, found.line) == ("NothingToCorrect", "warning", 14)
+    (found,) = service(tree, f'    key: "{key(9)}"\n', "  onDrift: correct\n")
+    assert (found.reason, "observed" in found.message) == ("NothingToCorrect", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops"),
+    [
+        ("{every: 30m, limit: 3, within: 1h}", True),
+        ("{every: 31m, limit: 3, within: 1h}", False),
+        ("{every: 2h, limit: 1, within: 1h}", True),
+        ("{limit: 14}", False),
+    ],
+)
+def test_the_loop_breaker_can_trip(tree: Tree, text: str, stops: bool) -> None:
+    settings = f"apiVersion: capsule/v1\nkind: Capsule\nmetadata: {{name: x}}\nspec: {{correction: {text}}}\n"
+    found = check_tree({**tree, "capsule.yaml": settings.encode()})
+    assert [(item.reason, item.severity) for item in found] == [("CorrectionNeverStops", "warning")] * (
+        not stops
+    )
 
 
 # ---- endpoints ----------------------------------------------------------------------------------

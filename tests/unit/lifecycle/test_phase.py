@@ -77,7 +77,7 @@ def test_a_rollout_that_stopped_says_what_was_not_started() -> None:
     found = request_phase(
         judged, records_of(judged, operation(judged, "a"), operation(judged, "b", "failed"))
     )
-    assert (found.phase, found.message) == ("Stopped", "1 succeeded, 1 failed, 1 not started")
+    assert (found.phase, found.message) == ("Stopped", "1 succeeded, 1 failed (b), 1 not started")
 
 
 def test_a_rollout_goes_on_after_a_success_until_it_is_refused() -> None:
@@ -95,7 +95,7 @@ def test_a_rollout_that_goes_on_after_failures_says_so() -> None:
     assert may_continue(judged, some)
     assert request_phase(judged, some).phase == "Running"
     every = records_of(judged, *some.operations.values(), operation(judged, "c"))
-    assert request_phase(judged, every) == PhaseNow("Failed", "Failed", "2 succeeded, 1 failed")
+    assert request_phase(judged, every) == PhaseNow("Failed", "Failed", "2 succeeded, 1 failed (b)")
 
 
 def test_a_doubt_among_others_is_unknown() -> None:
@@ -124,3 +124,27 @@ def test_attempts_are_ordered_and_the_last_one_counts() -> None:
     assert found.claim.spec.claimed_at == datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     assert replace(found, claims=()).claim is None
     assert not replace(found, claims=()).running
+
+
+def test_an_aborted_rollout_is_stopped_once_what_ran_is_over() -> None:
+    judged = request(spec=THREE)
+    ended = refusal(judged, "Cancelled")
+    ended = ended.model_copy(update={"spec": ended.spec.model_copy(update={"reason": "AbortedByRequest"})})
+    running = records_of(judged, operation(judged, "a"), operation(judged, "b", None), refused=ended)
+    assert request_phase(judged, running).phase == "Running"
+    over = records_of(judged, operation(judged, "a"), operation(judged, "b"), refused=ended)
+    found = request_phase(judged, over)
+    assert (found.phase, found.reason) == ("Stopped", "AbortedByRequest")
+    assert found.message == "2 succeeded, 1 not started"
+    never = request_phase(judged, records_of(judged, refused=ended))
+    assert (never.phase, never.reason) == ("Cancelled", "AbortedByRequest")
+
+
+def test_many_failures_are_named_as_far_as_a_line_goes() -> None:
+    names = tuple("abcdefgh")
+    judged = request(spec={"targets": names, "rollout": {"onFailure": "continue"}})
+    outcomes = ["failed"] * 6 + ["refused", "unknown"]
+    done = [operation(judged, name, outcome) for name, outcome in zip(names, outcomes, strict=True)]
+    assert request_phase(judged, records_of(judged, *done)).message == (
+        "6 failed (a, b, c, d, e and 1 more), 1 refused (g), 1 unknown (h)"
+    )

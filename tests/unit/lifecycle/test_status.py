@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capsule.lifecycle import effective_status
+from capsule.lifecycle import effective_status, followed
 from capsule.lifecycle.status import stale
 from capsule_agent.protocol.messages import HealthReport
 from tests.unit.worlds import NOW, later, report, seen, status
@@ -29,7 +29,13 @@ def failing(since: Any = NOW, **changes: Any) -> Any:
         (seen(), True, None, ("HEALTHY", "HealthUp")),
         (seen(report=report(health=DOWN)), True, None, ("UNHEALTHY", "HealthDown")),
         (seen(report=report(health=DEGRADED)), True, None, ("UNHEALTHY", "HealthDegraded")),
-        (seen(report=report(enabled=False)), True, None, ("DISABLED", "DisabledOnHost")),
+        (
+            seen(report=report(enabled=False, disabled_by_host=True)),
+            True,
+            None,
+            ("DISABLED", "DisabledOnHost"),
+        ),
+        (seen(report=report(enabled=False)), True, None, ("DISABLED", "EnableNotConfirmed")),
         (seen(report=report(enabled=False)), False, None, ("DISABLED", "DisabledBySpec")),
         (seen(report=report(enabled=False, health=DOWN)), False, None, ("DISABLED", "DisabledBySpec")),
         (seen(), False, None, ("DISABLING", "DisableNotConfirmed")),
@@ -59,3 +65,37 @@ def test_a_picture_is_stale_after_three_beats_and_at_least_90_seconds(
 
 def test_a_picture_without_heartbeat_is_stale() -> None:
     assert stale(now=NOW, heartbeat=None, heartbeat_every=MINUTE)
+
+
+def test_who_disabled_a_service_is_said_in_the_order_of_their_words() -> None:
+    def found(enabled: bool, **said: Any) -> tuple[str, str]:
+        now = effective_status(
+            enabled=enabled,
+            observation=seen(report=report(enabled=False, disabled_reason="spec", **said)),
+            grace=MINUTE,
+            before=None,
+            requested="alice in off-1: leaked",
+        )
+        assert now is not None
+        return now.reason, now.message
+
+    assert found(True) == ("DisabledByRequest", "alice in off-1: leaked")
+    assert found(True, disabled_by_host=True) == ("DisabledOnHost", "spec")
+    assert found(False) == ("DisabledBySpec", "spec")
+
+
+def test_an_observation_remembers_since_when_probes_say_the_same() -> None:
+    first = followed(seen(), None)
+    assert first.steady_since == NOW
+    same = followed(seen(at=later(minutes=1), latency_ms=9), first)
+    assert same.steady_since == NOW
+    for other in (
+        failing(at=later(minutes=2)),
+        seen(at=later(minutes=2), report=report(health=DOWN)),
+        seen(at=later(minutes=2), report=report(enabled=False)),
+    ):
+        assert followed(other, same).steady_since == later(minutes=2)
+    silent = followed(failing(at=later(minutes=2)), same)
+    assert followed(failing(at=later(minutes=3)), silent).steady_since == later(minutes=2)
+    assert followed(seen(report=None), None).says == (True, "", False)
+    assert followed(same, seen()).steady_since == later(minutes=1)

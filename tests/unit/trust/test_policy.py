@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from capsule.documents.types import Policy
 from capsule.trust.policy import (
     InvalidPolicy,
     allowed_signers,
-    freeze_in_force,
-    frozen_until,
     is_machine,
     is_person,
     is_satisfiable,
@@ -69,7 +66,12 @@ def test_changes_meet_the_rules_of_both_sides() -> None:
 
 
 def test_people_are_counted_and_machines_are_not() -> None:
-    rules = ("{match: {action: '*'}, mayRequest: [operators], approvals: [{team: reviewers, count: 2}]}",)
+    rules = (
+        "{match: {action: '*'}, mayRequest: [operators], approvals: [{team: reviewers, count: 2}]}",
+        "{match: {action: free}, mayRequest: [operators], approvals: []}",
+        "{match: {change: service}, mayRequest: [operators], approvals: [{team: reviewers, count: 1}]}",
+        "{match: {action: '*'}, mayRequest: [owners], approvals: [{team: reviewers, count: 1}]}",
+    )
     teams = {
         "operators": ["alice", "reconciler-1"],
         "reviewers": ["alice", "bob", "carol", "reconciler-1"],
@@ -84,8 +86,11 @@ def test_people_are_counted_and_machines_are_not() -> None:
     assert not is_machine(policy, "alice")
     assert not is_machine(policy, "nobody")
     assert may_request(policy, rule, "alice")
-    assert not may_request(policy, rule, "reconciler-1")
+    asks = [each for each in policy.spec.rules if may_request(policy, each, "reconciler-1")]
+    assert asks == [rule]
+    assert not may_request(policy, rule, "nobody")
     assert may_approve(policy, rule, "carol")
+    assert not may_approve(policy, rule, "reconciler-1")
     assert not may_approve(policy, rule, "dave")
     (missing,) = missing_approvals(policy, [rule, rule], {"alice"}, {"alice", "bob", "reconciler-1", "dave"})
     assert (missing.team, missing.count, missing.candidates) == ("reviewers", 1, ("carol",))
@@ -120,9 +125,12 @@ def test_rules_that_nobody_can_satisfy() -> None:
         "{match: {action: b}, mayRequest: [operators], approvals: [{team: reviewers, count: 2}]}",
         "{match: {action: c}, mayRequest: [none], approvals: []}",
         "{match: {action: d}, mayRequest: [operators], approvals: []}",
+        "{match: {action: e}, mayRequest: [none], approvals: [{team: reviewers, count: 2}]}",
+        "{match: {change: service}, mayRequest: [none], approvals: [{team: reviewers, count: 1}]}",
     )
     policy = load(rules=rules, teams=teams)
-    assert [is_satisfiable(policy, rule) for rule in policy.spec.rules] == [True, False, False, True]
+    found = [is_satisfiable(policy, rule) for rule in policy.spec.rules]
+    assert found == [True, False, False, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,11 @@ def test_rules_that_nobody_can_satisfy() -> None:
         (
             policy_text(freezes=freeze("2026-01-01T00:00", "2026-01-02T00:00", zone="../etc")),
             "UnknownTimezone",
+        ),
+        (policy_text(freezes=freeze("0001-01-01T00:00", "2026-01-02T00:00")), "BadWindow"),
+        (
+            policy_text(freezes=freeze("2026-01-01T00:00", "9999-12-31T23:59", zone="America/New_York")),
+            "BadWindow",
         ),
         (policy_text(freezes=freeze("2026-01-02T00:00", "2026-01-02T00:00")), "BadWindow"),
         (policy_text().replace(b'"ssh-ed25519 AAAA', b'"ssh-ed25519 AAAB', 1), "BadKey"),
@@ -191,43 +204,12 @@ def test_signers_document_says_who_may_what() -> None:
     assert signers.principals["alice"].keys == (key("alice").public.text,)
 
 
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def test_freezes_hold_whom_they_name() -> None:
-    policy = load(freezes=freeze("2026-12-20T00:00", "2027-01-02T00:00"))
-    inside = at("2026-12-24T12:00")
-    assert frozen_until(policy, PROD, "alice", inside) == at("2027-01-01T23:00")
-    assert frozen_until(policy, PROD, "bob", inside) is None
-    assert frozen_until(policy, {"env": "test"}, "alice", inside) is None
-    assert frozen_until(policy, PROD, "alice", at("2026-12-19T22:59")) is None
-    assert frozen_until(policy, PROD, "alice", at("2026-12-19T23:00")) is not None
-    assert frozen_until(policy, PROD, "alice", at("2027-01-01T23:00")) is None
-    found = freeze_in_force(policy, PROD, "alice", inside)
-    assert found is not None
-    assert found[1].timezone == "Europe/Berlin"
-
-
-def test_the_longest_of_several_freezes_is_told() -> None:
-    later = (
-        freeze("2026-12-20T00:00", "2027-01-02T00:00") + freeze("2026-12-22T00:00", "2027-01-09T00:00")[11:]
-    )
-    policy = load(freezes=later)
-    assert frozen_until(policy, PROD, "alice", at("2026-12-24T12:00")) == at("2027-01-08T23:00")
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "first", "last"),
-    [
-        # clocks go forward on 2026-03-29 at 02:00: 02:30 does not exist, the longer reading holds
-        ("2026-03-29T02:30", "2026-03-29T02:31", "2026-03-29T00:30", "2026-03-29T01:31"),
-        # clocks go back on 2026-10-25 at 03:00: 02:30 comes twice
-        ("2026-10-25T02:30", "2026-10-25T02:31", "2026-10-25T00:30", "2026-10-25T01:31"),
-        ("2026-03-28T12:00", "2026-03-30T12:00", "2026-03-28T11:00", "2026-03-30T10:00"),
-    ],
-)
-def test_freezes_where_the_clocks_change(start: str, end: str, first: str, last: str) -> None:
-    policy = load(freezes=freeze(start, end))
-    assert frozen_until(policy, PROD, "alice", at(first)) == at(last)
-    assert frozen_until(policy, PROD, "alice", at(last)) is None
+def test_a_machine_that_may_ask_is_listed_so() -> None:
+    teams = {"operators": ["alice", "reconciler-1"], "reviewers": ["bob"], "owners": ["carol"]}
+    policy = load(teams=teams)
+    assert signers_document(policy, "a" * 40, 1).principals["reconciler-1"].may == ("order", "request")
+    namespaces = "git,capsule-request@v1,capsule-order@v1,capsule-heartbeat@v1"
+    assert f'reconciler-1 namespaces="{namespaces}" ssh-' in allowed_signers(policy)
+    teams["reviewers"].append("reconciler-1")
+    may = signers_document(load(teams=teams), "a" * 40, 1).principals["reconciler-1"].may
+    assert may == ("order", "request")

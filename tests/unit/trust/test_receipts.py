@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from capsule.trust.receipts import REASONS, OpenedReceipt, Untrusted, open_receipt, open_report
+from capsule.documents.secrets import MARK
+from capsule.trust.receipts import (
+    REASONS,
+    OpenedReceipt,
+    Untrusted,
+    open_first_report,
+    open_receipt,
+    open_report,
+)
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.messages import (
     ActionInfo,
@@ -174,7 +182,18 @@ def test_credentials_in_an_answer_are_thrown_away_and_not_quoted(secret: str) ->
             opened(sealed(receipt(**said)))
         assert caught.value.reason == "SecretInOutput"
         assert secret not in str(caught.value)
-    assert report_refused(sealed(report(config={"a": secret}))) == "SecretInOutput"
+    shown = open_report(
+        sealed(report(config={"a": f"x {secret}"}, version=secret)),
+        AGENT_KEY.public,
+        service="openai-chat",
+        nonce="n1",
+    )
+    assert MARK.search(str(shown.config["a"]))
+    assert MARK.search(shown.version)
+    assert secret not in str(shown)
+    with pytest.raises(Untrusted) as caught:
+        open_first_report(sealed(report(config={"a": secret})), nonce="n1")
+    assert caught.value.reason == "SecretInOutput"
 
 
 @pytest.mark.parametrize(
@@ -254,3 +273,13 @@ def test_a_report_without_a_key_is_read_but_checked() -> None:
 )
 def test_reports_that_are_not_believed(said: dict[str, Any], reason: str) -> None:
     assert report_refused(sealed(report(**said))) == reason
+
+
+def test_a_report_of_an_agent_that_offers_nothing() -> None:
+    found = open_report(sealed(report(actions=())), AGENT_KEY.public, service="openai-chat", nonce="n1")
+    assert found.actions == ()
+    for payload in ('"a text"', "[]"):
+        envelope = Envelope(payload, AGENT_KEY.sign(payload.encode(), sshsig.REPORT)).to_json()
+        with pytest.raises(Untrusted) as caught:
+            open_report(envelope, AGENT_KEY.public, service="openai-chat", nonce="n1")
+        assert caught.value.reason == "MalformedAnswer"

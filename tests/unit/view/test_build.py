@@ -417,6 +417,15 @@ def test_of_several_operations_under_way_the_first_is_told_and_the_rest_counted(
     assert [each.message == "W" for each in told.operations] == [True, True, False]
 
 
+def test_a_request_whose_evidence_cannot_be_had_says_why() -> None:
+    row = request(look(integration_services()), ROLLOUT)
+    waits = {ROLLOUT: "EvidenceUnavailable: ForgeUnreachable: away"}
+    for phase in ("Proposed", "Held"):
+        told = with_waits(replace(row, phase=phase), waits)
+        assert told.message == f"{row.message}; reviews: {waits[ROLLOUT]}"
+    assert with_waits(replace(row, phase="Running"), waits).message == row.message
+
+
 def test_damaged_records_are_said_and_hide_nothing(story: Chronicle) -> None:
     folder = story.folder(ROTATE_OPENAI)
     story.record({folder.claim("openai-chat", 1): b"kind: ["}, "damage")

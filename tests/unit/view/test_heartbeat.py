@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from capsule.view.heartbeat import Heartbeat, Probe, decode_heartbeat, encode_heartbeat
+from capsule.view.heartbeat import Heartbeat, Probe, decode_heartbeat, encode_heartbeat, encode_probe
 from capsule_agent.protocol.strict_json import InvalidMessage
 
 AT = "2026-11-23T14:00:00Z"
@@ -30,6 +30,14 @@ def test_what_was_written_is_read_back() -> None:
     assert value["apiVersion"] == "capsule/v1"
     assert value["probes"]["openai-chat"]["latencyMs"] == 23
     assert "latencyMs" not in value["probes"]["sms-gateway"]
+
+
+def test_a_row_of_failures_is_read_back_and_each_probe_stands_on_a_line_of_its_own() -> None:
+    failing = Probe(AT, False, reason="AgentTimeout", failing_since=AT, failures=3, due=AT)
+    beat = Heartbeat("reconciler-1", AT, 10, None, {"a": failing, "b": Probe(AT, True, 0, "", "UP", False)})
+    data = encode_heartbeat(beat)
+    assert decode_heartbeat(data) == beat
+    assert f'    "a": {encode_probe(failing)},\n' in data.decode()
 
 
 def test_null_is_absent_and_a_list_is_no_heartbeat() -> None:
@@ -63,6 +71,9 @@ def test_ten_thousand_probes_fit() -> None:
         ({"kind": "Hearthbeat"}, "Heartbeat.kind"),
         ({"probes": {"a": {"at": "2026-99-99T00:00:00Z", "ok": True}}}, "probes.a.at"),
         ({"probes": {"a": {"ok": True}}}, "'at' is missing"),
+        ({"probes": {"a": {"at": AT, "ok": False, "failingSince": "x"}}}, "probes.a.failingSince"),
+        ({"probes": {"a": {"at": AT, "ok": False, "due": "tomorrow"}}}, "probes.a.due"),
+        ({"probes": {"a": {"at": AT, "ok": False, "failures": True}}}, "probes.a.failures: expected int"),
         ({"probes": {"a": {"at": AT, "ok": True, "status": "FINE"}}}, "UP, DEGRADED, DOWN"),
     ],
 )

@@ -1,0 +1,227 @@
+"""`capsule approval BASE..HEAD`: whether the policy would be satisfied if a branch were merged, and by whom.
+
+Rules kept: nothing is guessed: the merge is made, named by no ref, and judged by the very code that judges
+main; reviews at the forge count as they would after the merge; nothing is signed and nothing is published.
+Called by the check `capsule/approval` of CI definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from capsule.commands.errors import WrongUsage
+from capsule.commands.forge_access import Connect, reaching
+from capsule.commands.git_program import GitFailed, run_git
+from capsule.commands.pull_request import plan_table, table
+from capsule.commands.repository import Repository
+from capsule.commands.writing import branch_changes
+from capsule.documents.paths import RequestFolder
+from capsule.documents.types import Attestation
+from capsule.forge.api import RawPull
+from capsule.plan import missing_text
+from capsule.reconciler.evidence import facts_of
+from capsule.store.api import Draft, Person
+from capsule.trust.attestations import attest
+from capsule.trust.objects import find, read_commit
+from capsule.trust.requests import judge_requests
+from capsule.trust.state import JudgedRequest, MainState, MissingApproval
+
+_NOBODY = Person("capsule approval", "approval@capsule.invalid")
+_MOST_MERGERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One request or change that the range brings in. `mergers`: whoever of them merges it approves it by
+    that; `why` says what is missing or refused; `plan` is what a request will do, as a Markdown table."""
+
+    subject: str
+    satisfied: bool
+    why: str = ""
+    mergers: tuple[str, ...] = ()
+    plan: str = ""
+
+
+def approval(
+    repository: Repository,
+    target: str,
+    now: datetime,
+    *,
+    pull: int | None = None,
+    connect: Connect | None = None,
+) -> tuple[Verdict, ...]:
+    """The verdict on everything that BASE..HEAD asks for or changes; empty when that is nothing.
+
+    `pull` is the number of the pull request whose reviews count, asked for by `connect`. Raises WrongUsage,
+    SetUpProblem.
+    """
+    base, head = _ends(repository, target)
+    told = _reviews(repository, base, pull, connect)
+    if told and told.head != head:
+        raise WrongUsage(
+            "HeadMoved", f"pull request {told.number} is at {told.head[:12]}, and HEAD is {head[:12]}"
+        )
+    if not branch_changes(repository, base, head):
+        return ()
+    judging = _Judging(repository, base, head, now, told)
+    found = judging.verdicts(_NOBODY)
+    open_still = {name for name, each in found.items() if not each.satisfied}
+    mergers = _mergers(judging, open_still) if open_still else {}
+    return tuple(
+        replace(each, satisfied=each.satisfied or name in mergers, mergers=mergers.get(name, ()))
+        for name, each in sorted(found.items())
+    )
+
+
+def as_text(verdicts: Sequence[Verdict]) -> str:
+    """One line for each."""
+    return (
+        "".join(f"{each.subject}: {_words(each)}\n" for each in verdicts) or "Nothing here needs approval.\n"
+    )
+
+
+def as_markdown(verdicts: Sequence[Verdict]) -> str:
+    """A table for a job summary or a comment; everything in it is escaped."""
+    if not verdicts:
+        return "Nothing here needs approval.\n"
+    lines = table(("what", "approval"), [(each.subject, _words(each)) for each in verdicts])
+    for each in verdicts:
+        lines += ["", f"### Plan of `{each.subject}`", "", each.plan] if each.plan else []
+    return "\n".join([*lines, ""])
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.mergers:
+        return f"approved by whoever of {', '.join(verdict.mergers)} merges it"
+    return "approved" if verdict.satisfied else verdict.why
+
+
+def _ends(repository: Repository, target: str) -> tuple[str, str]:
+    base, dots, head = target.replace("...", "..").partition("..")
+    if not dots:
+        raise WrongUsage(
+            "BadRange", f"{target!r} is not of the form BASE..HEAD", "capsule approval main..HEAD"
+        )
+    return _commit(repository, base or "main"), _commit(repository, head or "HEAD")
+
+
+def _commit(repository: Repository, name: str) -> str:
+    tried = [f"refs/heads/{name}", f"refs/remotes/origin/{name}", name]
+    for each in tried if not name.startswith("-") else ():
+        try:
+            options = ("rev-parse", "--verify", "--quiet", "--end-of-options")
+            return run_git(repository.directory, *options, f"{each}^{{commit}}")
+        except GitFailed:
+            continue
+    raise WrongUsage("BadRevision", f"{name!r} is no revision here", "capsule approval main..HEAD")
+
+
+def _reviews(
+    repository: Repository, base: str, number: int | None, connect: Connect | None
+) -> RawPull | None:
+    settings = repository.judge(base).settings.document.spec.forge
+    if number is None or connect is None or settings is None:
+        return None
+    with reaching(connect, settings) as forge:
+        return forge.pull(number)
+
+
+def _mergers(judging: _Judging, names: set[str]) -> dict[str, tuple[str, ...]]:
+    """Who, by merging, would approve each of `names`: only where a rule takes a merge as evidence."""
+    found: dict[str, list[str]] = {}
+    for person, email in judging.candidates(names):
+        for name, each in judging.verdicts(Person(person, email)).items():
+            if name in names and each.satisfied:
+                found.setdefault(name, []).append(person)
+    return {name: tuple(people) for name, people in found.items()}
+
+
+class _Judging:
+    """Merges of one branch into one base, judged."""
+
+    def __init__(
+        self, repository: Repository, base: str, head: str, now: datetime, pull: RawPull | None
+    ) -> None:
+        self._repository = repository
+        self._base = base
+        self._head = head
+        self._now = now
+        self._pull = pull
+        self._edits = branch_changes(repository, base, head)
+        self._missing: dict[str, tuple[MissingApproval, ...]] = {}
+
+    def verdicts(self, merger: Person) -> dict[str, Verdict]:
+        """The verdicts by subject, if `merger` merged it now."""
+        store = self._repository.store
+        merge = store.write(
+            Draft(
+                base=self._base,
+                edits=self._edits,
+                parents=[self._base, self._head],
+                message="What a merge would be\n",
+                author=merger,
+                at=self._now,
+            )
+        )
+        state = self._repository.judge(merge)
+        return {each.subject: each for each in (*self._changes(state), *self._requests(state, merge))}
+
+    def candidates(self, names: set[str]) -> Iterator[tuple[str, str]]:
+        """The people who may still approve one of `names`, with the e-mail that merges of theirs carry."""
+        policy = self._repository.judge(self._base).policy.document
+        missing = [each for name in names for each in self._missing.get(name, ())]
+        for name in sorted({name for each in missing for name in each.candidates})[:_MOST_MERGERS]:
+            email = policy.spec.principals[name].email
+            if email:
+                yield name, email
+
+    def _changes(self, state: MainState) -> Iterator[Verdict]:
+        if state.suspended:
+            yield Verdict("main", False, f"{state.suspended.message} [{state.suspended.reason}]")
+        for finding in state.findings:
+            if finding.severity == "error" and finding.path in self._edits:
+                yield Verdict(finding.path, False, f"{finding.message} [{finding.reason}]")
+        pending = {each.path: each for each in state.pending if each.path in self._edits}
+        for path, change in pending.items():
+            self._missing[path] = change.missing
+            yield Verdict(path, False, f"{change.message} [{change.reason}]")
+        in_force = {each.path for each in state.services.values()} | {state.policy.path, state.settings.path}
+        for path in sorted((in_force & self._edits.keys()) - pending.keys()):
+            yield Verdict(path, True)
+
+    def _requests(self, state: MainState, merge: str) -> Iterator[Verdict]:
+        store = self._repository.store
+        judged = judge_requests(store, state, {}, now=self._now)
+        mine = {each.name: each for each in judged.values() if self._touched(each)}
+        told = self._attestations(state, mine, merge)
+        if told:
+            judged = judge_requests(store, state, {}, judged, now=self._now, attestations=told)
+            mine = {name: judged[name] for name in mine}
+        for name, each in mine.items():
+            self._missing[name] = each.missing
+            why = f"waits for {missing_text(each)}" if each.missing else f"{each.message} [{each.reason}]"
+            plan = plan_table(state, each) if each.document else ""
+            yield Verdict(name, each.verdict == "approved", why, plan=plan)
+
+    def _touched(self, judged: JudgedRequest) -> bool:
+        folder = RequestFolder.of(judged.path)
+        return folder is not None and any(path.startswith(f"{folder.folder}/") for path in self._edits)
+
+    def _attestations(
+        self, state: MainState, mine: Mapping[str, JudgedRequest], merge: str
+    ) -> dict[str, tuple[Attestation, ...]]:
+        """What a reconciler would record of the reviews after the merge."""
+        settings = state.settings.document.spec.forge
+        if self._pull is None or settings is None:
+            return {}
+        store = self._repository.store
+        found: dict[str, tuple[Attestation, ...]] = {}
+        tree = read_commit(store, self._head).tree
+        for name, judged in mine.items():
+            entry = find(store, tree, judged.path)
+            paths = {judged.path: entry.oid} if entry else {}
+            facts = facts_of(settings, self._pull, merge, paths)
+            found[name] = (attest(judged, facts, revision=merge, reconciler="approval", now=self._now),)
+        return found

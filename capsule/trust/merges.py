@@ -1,0 +1,257 @@
+"""The merge that brought a request to main, as evidence that another person let it in.
+
+Rules kept: only a true merge of two parents counts, at which these very bytes came from the second parent;
+whoever merged is who signed the merge, else whose e-mail its author has; what changed of the targets since
+makes it void. It trusts the branch protection of main, and counts only where a rule takes `merge`.
+The walk along first parents is bounded, and what was walked is remembered. Called by one_request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from capsule.documents import codec
+from capsule.documents.digests import target_digest
+from capsule.documents.paths import REQUESTS
+from capsule.documents.problems import InvalidDocument
+from capsule.documents.types import ForgeSettings, Policy, Service
+from capsule.trust import objects
+from capsule.trust.approvals import ApprovalSubject, check_asked
+from capsule.trust.changes import VoidApproval
+from capsule.trust.objects import BadObject, CommitInfo, ObjectReader
+from capsule.trust.policy import is_person, signer_of
+from capsule.trust.state import InForce, SeenApproval
+from capsule_agent.protocol import sshsig
+
+REASONS: dict[str, str] = {
+    "ArrivalUnknown": "How the request came to main cannot be told: its arrival lies too far back, or the "
+    "history is malformed there. Let somebody sign an approval.",
+    "NotATrueMerge": "The request came to main by a commit that is no merge of two parents: a squash, a "
+    "rebase, a push, an octopus. Such a commit does not say who let it in.",
+    "OtherBytesMerged": "The merge holds other bytes of the request than the branch it merged.",
+    "UnknownMerger": "Neither the signature nor the author's e-mail of the merge names a person of the "
+    "policy, and one alone.",
+    "SelfMerge": "The requester merged the request: nobody approves what they asked for.",
+}
+
+MAX_STEPS = 10_000
+MAX_REMEMBERED = 50_000
+_BEHIND_NUMBER = {"github": "+", "gitlab": "-"}
+"""What each forge writes between the number and the login in a hidden address; others write no number."""
+
+
+# ---- when bytes came to main --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """Since when a file holds its bytes, as seen from `tip`; None: not, or longer than is looked back."""
+
+    tip: str
+    commit: str | None
+    distance: int
+
+
+class Arrivals:
+    """Since which step of main a file under requests/ holds its bytes. Remembers what it walked."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._steps: dict[str, tuple[str | None, str | None]] = {}
+        self._known: dict[tuple[str, str], _Arrival] = {}
+        self._later: dict[tuple[str, str, str], str] = {}
+        self._seen: tuple[str | None, str, str | None] = (None, "", None)
+
+    def read_by(self, reader: ObjectReader) -> Arrivals:
+        """This memory, if it is of `reader`, else an empty one."""
+        return self if reader is self._reader else Arrivals(reader)
+
+    def of(self, tip: str, path: str, blob: str) -> str | None:
+        """The step of main, as it stands at `tip`, that brought the bytes `blob` which `path` holds since.
+
+        None when they are not there, or for more than MAX_STEPS, or the history is malformed. Raises
+        MissingObject.
+        """
+        known = self._known.get((path, blob))
+        if known is None or known.tip != tip:
+            try:
+                known = self._look_back(tip, path, blob, known)
+            except BadObject:
+                return None
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[path, blob] = known
+        return known.commit if known.distance <= MAX_STEPS else None
+
+    def since_holds(self, tip: str, path: str, blob: str, commit: str) -> bool:
+        """Whether `commit` is a step of main up to `tip` since which `path` holds the bytes `blob`.
+
+        Raises MissingObject.
+        """
+        arrival = self.of(tip, path, blob)
+        if arrival is None:
+            return False
+        if self._later.get((path, blob, commit)) == arrival:
+            return True
+        oid: str | None = tip
+        while oid is not None and oid not in (commit, arrival):
+            oid = self._step(oid)[0]
+        if oid != commit:
+            return False
+        if len(self._later) >= MAX_REMEMBERED:
+            self._later.clear()
+        self._later[path, blob, commit] = arrival
+        return True
+
+    def _look_back(self, tip: str, path: str, blob: str, known: _Arrival | None) -> _Arrival:
+        oid: str | None = tip
+        last, distance = None, 0
+        while oid is not None and distance <= MAX_STEPS and self._holds(oid, path, blob):
+            if known and oid == known.tip:
+                return _Arrival(tip, known.commit, known.distance + distance)
+            last, distance = oid, distance + 1
+            oid = self._step(oid)[0]
+        return _Arrival(tip, last, distance)
+
+    def _holds(self, commit: str, path: str, blob: str) -> bool:
+        top = self._step(commit)[1]
+        seen = self._seen
+        if seen[:2] != (top, path):
+            entry = objects.find(self._reader, top, path.removeprefix(f"{REQUESTS}/")) if top else None
+            seen = self._seen = top, path, entry.oid if entry else None
+        return seen[2] == blob
+
+    def _step(self, commit: str) -> tuple[str | None, str | None]:
+        """The first parent of a step, and its folder requests/."""
+        found = self._steps.get(commit)
+        if found is None:
+            raw = objects.raw_commit(self._reader, commit)
+            parents = objects.parents_of(raw)
+            top = objects.folder(self._reader, objects.tree_of(raw), REQUESTS)
+            found = (parents[0] if parents else None, top)
+            if len(self._steps) >= MAX_REMEMBERED:
+                self._steps.clear()
+            self._steps[commit] = found
+        return found
+
+
+# ---- who let them in ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge must have brought: the request's bytes at its path, for services as they are in force.
+
+    `forge` is the one that the settings name.
+    """
+
+    path: str
+    blob: str
+    services: Mapping[str, InForce[Service]]
+    forge: ForgeSettings | None
+
+
+def judge_merge(
+    reader: ObjectReader, subject: ApprovalSubject, merged: Merged, arrival: str | None
+) -> SeenApproval:
+    """The approval that the step `arrival`, which brought the request to main, amounts to.
+
+    Raises MissingObject.
+    """
+    if arrival is None:
+        return _void("merge", VoidApproval("ArrivalUnknown", f"of {merged.path}"))
+    merger = f"merge:{arrival[:12]}"
+    try:
+        commit = objects.read_commit(reader, arrival)
+        _check_brought(reader, merged, commit, arrival)
+        merger = _person(subject.policy, merged.forge, commit, arrival)
+        _check_entitled(subject, merger)
+        _check_targets(reader, subject, merged, commit)
+    except VoidApproval as void:
+        return _void(merger, void)
+    except BadObject as error:
+        return _void(merger, VoidApproval("ArrivalUnknown", str(error)))
+    return SeenApproval(merger, "approve", True, "merge", b"", "", message=f"merged it by {arrival[:12]}")
+
+
+def _void(merger: str, void: VoidApproval) -> SeenApproval:
+    return SeenApproval(merger, "approve", False, "merge", b"", "", void.reason, str(void))
+
+
+def _check_brought(reader: ObjectReader, merged: Merged, commit: CommitInfo, oid: str) -> None:
+    if len(commit.parents) != 2:
+        raise VoidApproval("NotATrueMerge", f"{oid[:12]} has {len(commit.parents)} parents")
+    side = objects.tree_of(objects.raw_commit(reader, commit.parents[1]))
+    entry = objects.find(reader, side, merged.path)
+    if entry is None or entry.oid != merged.blob:
+        message = f"{oid[:12]} does not hold {merged.path} as its second parent does"
+        raise VoidApproval("OtherBytesMerged", message)
+
+
+def _person(policy: Policy, forge: ForgeSettings | None, commit: CommitInfo, oid: str) -> str:
+    """Who merged. Raises VoidApproval."""
+    found = merger_of(policy, forge, commit)
+    if found is None:
+        raise VoidApproval("UnknownMerger", f"{oid[:12]} by {commit.author.email[:80]!r}")
+    return found
+
+
+def merger_of(policy: Policy, forge: ForgeSettings | None, commit: CommitInfo) -> str | None:
+    """The person who made a merge: who signed it, else whose e-mail its author has; None where that is no
+    person of the policy, or not one alone."""
+    if commit.signature is not None:
+        try:
+            signer = signer_of(policy, commit.signed_payload, commit.signature, sshsig.COMMIT)
+        except sshsig.BadSignature:
+            pass  # such as the forge's own: whoever forges a signature could leave it away as well
+        else:
+            return signer if is_person(policy, signer) else None
+    return author_of(policy, forge, commit.author.email)
+
+
+def author_of(policy: Policy, forge: ForgeSettings | None, email: str) -> str | None:
+    """The one person of the policy with this e-mail, or with the account whose number the forge writes in
+    place of a hidden one (GitHub: 583231+login@users.noreply.github.com, GitLab: 583231-login@…).
+
+    What stands behind the number is the forge's own: a login may itself begin with digits and a dash, and
+    an old account of GitHub has its bare login for a hidden address."""
+    host = urlsplit(forge.server).hostname if forge else None
+    mark = _BEHIND_NUMBER.get(forge.kind, "") if forge else ""
+    pattern = rf"([1-9][0-9]{{0,15}}){re.escape(mark)}[^@]*@users\.noreply\.{re.escape(host or '')}"
+    hidden = re.fullmatch(pattern, email) if mark else None
+    kind, user = (forge.kind, int(hidden[1])) if forge and hidden else ("", None)
+    found = [
+        name
+        for name, each in policy.spec.principals.items()
+        if (each.email and each.email.lower() == email.lower()) or (user and each.forge.get(kind) == user)
+    ]
+    return found[0] if len(found) == 1 and is_person(policy, found[0]) else None
+
+
+def _check_entitled(subject: ApprovalSubject, merger: str) -> None:
+    if merger == subject.request.spec.requested_by:
+        raise VoidApproval("SelfMerge", f"{merger} asked for it and merged it")
+    check_asked(subject.policy, subject.rules, merger, "merge")
+
+
+def _check_targets(
+    reader: ObjectReader, subject: ApprovalSubject, merged: Merged, commit: CommitInfo
+) -> None:
+    """What whoever merged could see of the targets is still so."""
+    for name in subject.target_digests.keys() - set(subject.frozen):
+        service = merged.services[name]
+        entry = objects.find(reader, commit.tree, service.path)
+        if entry is not None and entry.oid == service.blob:
+            continue
+        if entry is None or _digest(reader, entry.oid, service.path) != subject.target_digests[name]:
+            raise VoidApproval("TargetChanged", f"agent, labels or pins of {name} changed since the merge")
+
+
+def _digest(reader: ObjectReader, blob: str, path: str) -> str | None:
+    try:
+        return target_digest(codec.load_as(Service, objects.read_blob(reader, blob), path))
+    except InvalidDocument:
+        return None
