@@ -366,11 +366,13 @@ def _time(at: int) -> str:
 
 
 def _request(name: str, action: str, targets: list[str], expires: int) -> bytes:
-    params = '{grace: "24h"}' if action == "rotateKey" else "{}"
+    """As `capsule request` writes it."""
+    params = '  params:\n    grace: "24h"\n' if action == "rotateKey" else ""
+    asked = "".join(f"    - {each}\n" for each in targets)
     return (
-        f"apiVersion: capsule/v1\nkind: ActionRequest\nmetadata: {{name: {name}}}\nspec:\n"
-        f"  requestedBy: alice\n  action: {action}\n  targets: [{', '.join(targets)}]\n  params: {params}\n"
-        f'  reason: "Quarterly rotation, OPS-1234"\n  expires: "{_time(expires)}"\n'
+        f"apiVersion: capsule/v1\nkind: ActionRequest\nmetadata:\n  name: {name}\nspec:\n"
+        f"  requestedBy: alice\n  action: {action}\n  targets:\n{asked}{params}"
+        f'  reason: Quarterly rotation, OPS-1234\n  expires: "{_time(expires)}"\n'
     ).encode()
 
 

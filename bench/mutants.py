@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import inspect
 import os
 import shutil
@@ -53,8 +54,8 @@ ATTACKS = ("test_trust_*.py", "test_agent_*.py")
 LEFT_OUT = (".git", ".venv", ".venv-bench", "*_cache", ".hypothesis", "__pycache__", ".coverage*")
 SECONDS = 90.0
 """Longest time for the tests of one mutant."""
-MOST_TESTS = 400
-"""Tests run for one mutant; where more reach its line, every n-th of them."""
+NEAR = 8
+"""Lines around a mutant: tests that reach the rarest of them come first, for they tell most often."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """Mutants that change nothing that anybody can see: (module, the changed line) and why."""
@@ -244,6 +245,17 @@ def pytest_runtest_logreport(report):
 """
 
 
+def telling(mutant: Mutant, reached: Reached) -> list[str]:
+    """The tests that reach the line of a mutant: first those that few others go with, and quick ones."""
+    rarest: dict[str, int] = {}
+    for line in range(mutant.line - NEAR, mutant.line + NEAR + 1):
+        others = reached.get((mutant.module, line), [])
+        for name in others:
+            rarest[name] = min(len(others), rarest.get(name, len(others)))
+    names = reached.get((mutant.module, mutant.line), [])
+    return sorted(names, key=lambda name: (rarest[name], not name.startswith("tests/unit/"), name))
+
+
 class Forks:
     """A plugin of pytest that runs, instead of all tests once, those of each mutant in a child of its own."""
 
@@ -258,6 +270,7 @@ class Forks:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
+        gc.freeze()  # else every child's first collection copies all there is
         while self._waiting or self._running:
             while self._waiting and len(self._running) < self._at_once:
                 self._start(self._waiting.pop(0), items)
@@ -265,8 +278,7 @@ class Forks:
         return True
 
     def _start(self, mutant: Mutant, items: Mapping[str, pytest.Item]) -> None:
-        names = self._reached.get((mutant.module, mutant.line), [])
-        chosen = [items[name] for name in names[:: len(names) // MOST_TESTS + 1] if name in items]
+        chosen = [items[name] for name in telling(mutant, self._reached) if name in items]
         if not chosen:
             self.verdicts.append(Verdict(mutant, "unreached", 0))
             return
@@ -289,6 +301,8 @@ class Forks:
             del self._running[child]
             outcome = "hung" if late else "survived" if status == 0 else "killed"
             self.verdicts.append(Verdict(mutant, outcome, count))
+            if len(self.verdicts) % 100 == 0:
+                print(f"{len(self.verdicts)} judged", flush=True)
         time.sleep(0.01)
 
 
@@ -350,7 +364,7 @@ def judged_alone(verdict: Verdict, tests: Sequence[str], folder: Path) -> Verdic
     place = folder / mutant.module
     honest = place.read_text()
     listed = folder / "chosen.txt"
-    listed.write_text("\n".join(tests[:: len(tests) // MOST_TESTS + 1]))
+    listed.write_text("\n".join(tests))
     place.write_text(mutant.source)
     try:
         code = pytest_in(folder, "-x", "-p", "no:cov", "-p", "no:xdist", f"@{listed}", seconds=2 * SECONDS)
@@ -395,7 +409,7 @@ def judge(every: Sequence[Mutant], tests: Reached, folder: Path, at_once: int) -
         mutant = verdict.mutant
         sure = verdict
         if verdict.outcome == "survived":
-            sure = judged_alone(verdict, tests[mutant.module, mutant.line], folder)
+            sure = judged_alone(verdict, telling(mutant, tests), folder)
         if sure.outcome != "killed":
             print(
                 f"{sure.outcome} ({sure.tests} tests): {mutant.module}:{mutant.line}: {mutant.what}",

@@ -36,12 +36,18 @@ class Continued:
 
 
 def cancel(repository: Repository, identity: Identity, victim: str, reason: str, now: datetime) -> Asked:
-    """Ask for the end of the request `victim`: what was ordered and not begun never will be."""
+    """Ask for the end of the request `victim`: what was ordered and not begun never will be.
+
+    Raises WrongUsage when it is over.
+    """
     return _end(repository, identity, CANCEL, victim, reason, now)
 
 
 def abort(repository: Repository, identity: Identity, victim: str, reason: str, now: datetime) -> Asked:
-    """Ask that nothing further of the request `victim` is begun; what runs goes on to its end."""
+    """Ask that nothing further of the request `victim` is begun; what runs goes on to its end.
+
+    Raises WrongUsage when it is over.
+    """
     return _end(repository, identity, ABORT, victim, reason, now)
 
 
@@ -127,6 +133,7 @@ def _end(
 ) -> Asked:
     repository.refresh()
     name, document = _document(repository, victim)
+    _refuse_finished(repository, name)
     wish = Wish(action, reason, document.spec.targets, params={"request": name})
     return request(repository, identity, wish, now)
 
@@ -138,6 +145,12 @@ def _document(repository: Repository, name: str) -> tuple[str, ActionRequest]:
             "BadRequest", f"{judged.name} cannot be read: {judged.message}", f"capsule show {judged.name}"
         )
     return judged.name, judged.document
+
+
+def _refuse_finished(repository: Repository, name: str) -> None:
+    now = request_phase(find_request(repository, name), repository.records().of(name))
+    if now.phase in FINAL:
+        raise WrongUsage("AlreadyOver", f"{name} is over: {now.phase}", f"capsule show {name}")
 
 
 def _refuse_unfinished(repository: Repository, name: str, records: RequestRecords | None) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from capsule.documents.types import Result
 from capsule.lifecycle import OperationRecord, Records, RequestRecords, StateOperation, StateRecords
-from capsule.trust.last_words import last_word
+from capsule.trust.last_words import last_word, unsettled
 from capsule.trust.state import JudgedRequest
 
 ACKNOWLEDGE = "acknowledge"
@@ -172,7 +172,7 @@ class _Book:
         known = self.said.get(service, ())
         if word in known:  # the records of a service that grew are read whole
             return
-        self.said[service] = (*known, word)
+        self.said[service] = unsettled((*known, word))
         self.words[service] = last_word(self.said[service]) or word
 
     def _change(self, service: str, at: datetime, change: LastChange) -> None:

@@ -13,6 +13,7 @@ from capsule.view.events import Event, plain
 LISTED = 20
 _FIRST: tuple[EventKind, ...] = (
     "ReconcilerSuspended",
+    "BreakGlass",
     "KeyChangedOutsideCapsule",
     "OperationUnknown",
     "OperationFailed",

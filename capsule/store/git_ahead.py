@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
+from capsule.documents.paths import STATUS
 from capsule.store.git_process import clean_environment
 from capsule.store.objects import object_id
 from capsule.trust.objects import MissingObject, ObjectKind, ObjectReader
@@ -24,6 +25,9 @@ KEPT_BYTES = 48 * 1024 * 1024
 _LARGEST = 16 * 1024 * 1024
 _KINDS: dict[bytes, ObjectKind] = {b"commit": "commit", b"tree": "tree", b"blob": "blob"}
 _ABSENT = b"0" * 40
+_FOLDER = b"040000"
+_UNREAD = f"{STATUS}/".encode()
+"""What the reconciler saw last of each service: nothing is proved by it, so nobody reads these files."""
 _NEAR = 64
 _MARK = b"capsule-end-of-step"
 """A name that no object has: git answers that it is missing, which ends what was asked for one commit."""
@@ -204,9 +208,10 @@ def _wanted(output: IO[bytes]) -> Iterator[list[bytes]]:
     fields = _fields(output)
     for field in fields:
         if field.startswith(b":"):
-            next(fields, None)  # its path
-            new = field.split(b" ")[3]
-            if new != _ABSENT:
+            path = next(fields, b"")
+            _, mode, _, new, _ = field.split(b" ")
+            unread = path.startswith(_UNREAD) and mode != _FOLDER
+            if new != _ABSENT and not unread:
                 group.append(new)
             continue
         if group:

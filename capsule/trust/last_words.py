@@ -36,10 +36,16 @@ class Said(Protocol):
 W = TypeVar("W", bound=Said)
 
 
+def unsettled(words: Sequence[W]) -> tuple[W, ...]:
+    """The words that nothing settled: no other changes what counts, whatever is said later."""
+    return tuple(each for each in words if not any(_settles(other, each) for other in words))
+
+
 def last_word(words: Sequence[W]) -> W | None:
     """The word that counts; None where there is none."""
-    held = [each for each in words if each.holds and not any(_settles(other, each) for other in words)]
-    return max(held or words, key=lambda each: each.rank, default=None)
+    left = unsettled(words)
+    held = [each for each in left if each.holds]
+    return max(held or left, key=lambda each: each.rank, default=None)
 
 
 def _settles(later: Said, earlier: Said) -> bool:

@@ -130,10 +130,13 @@ class Listings:
         return known[0]
 
     def _parsed(self, data: bytes) -> Mapping[str, TreeEntry]:
-        """The entries, by way of the last folder that began with the same name: it is most often the same."""
+        """The entries, by way of the last folder that began with the same entry: it is most often the same.
+
+        (The name of the entry would not do: the requests and the records of a month begin with one name.)
+        """
         if len(data) < SMALL:
             return {entry.name: entry for entry in parse_tree(data)}
-        start = data[: max(data.find(b"\0", 0, _HEAD), 0)]
+        start = data[: data.find(b"\0", 0, _HEAD) + 21]
         before = self._last.get(start)
         listing = (before and before.changed_to(data)) or _Listing.of(data)
         if listing is None:

@@ -18,7 +18,7 @@ from capsule.documents.paths import DESIRED, StateFolder
 from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import ResultSpec, Service, StateOrder, StateResult, StateResultSpec
 from capsule.trust import objects
-from capsule.trust.last_words import last_word
+from capsule.trust.last_words import last_word, unsettled
 from capsule.trust.objects import ObjectReader
 from capsule.trust.policy import is_machine
 from capsule.trust.record_checks import (
@@ -79,15 +79,15 @@ class _Word:
 
 
 class StateOrderJudge:
-    """Judges the desired-state records of one commit after another. Memory grows with the number of services,
-    of their switches, and of orders without a result."""
+    """Judges the desired-state records of one commit after another. Memory grows with the number of services
+    and of orders without a result."""
 
     def __init__(self, reader: ObjectReader, root: str) -> None:
         self._reader = reader
         self._root = root
         self._open: dict[tuple[str, int], _Open] = {}
         self._generations: dict[str, int] = {}
-        self._words: dict[str, list[_Word]] = {}
+        self._words: dict[str, tuple[_Word, ...]] = {}
         self.proved = 0
 
     def judge(self, batch: Batch, said: Said) -> None:
@@ -104,7 +104,7 @@ class StateOrderJudge:
         if spec.action in (DISABLE, ENABLE):
             done = spec.finished_at or spec.recorded_at
             word = _Word(spec.recorded_at, by_request, spec.action == DISABLE, done)
-            self._words.setdefault(spec.service, []).append(word)
+            self._words[spec.service] = unsettled((*self._words.get(spec.service, ()), word))
 
     # ---- orders ----
 

@@ -189,7 +189,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
 # ---- the attacks --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(envelopes(), min_size=1, max_size=6))
 def test_no_mixture_of_what_was_ever_signed_makes_an_effect_that_nobody_approved(
     attack: list[Envelope],
@@ -216,7 +216,7 @@ def test_the_genuine_order_has_its_effect_once() -> None:
         assert target.store.created == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["request", "bob", "carol", "bob's signature", "request's signature", "signers"]),
     st.integers(0, 10_000),

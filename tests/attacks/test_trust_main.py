@@ -349,6 +349,14 @@ def test_approval_of_other_bytes() -> None:
     assert reasons(history) == {CHAT: "ApprovalsMissing"}
 
 
+def test_approval_of_one_path_does_not_carry_another() -> None:
+    history = History.begun()
+    extra = service_text("extra")
+    word = history.change_word("bob", {"services/extra.yaml": (None, extra)})
+    history.step({CHAT: NEW, "services/extra.yaml": extra, **word}, by="alice")
+    assert reasons(history) == {CHAT: "ApprovalsMissing"}
+
+
 def test_rejected_change_is_not_taken_over() -> None:
     history = History.begun()
     words = history.change_word("bob", {CHAT: (OLD, NEW)})

@@ -458,7 +458,8 @@ def test_one_weak_target_does_not_carry_the_others() -> None:
 
 def test_more_targets_than_the_limits_allow() -> None:
     settings = (
-        b"apiVersion: capsule/v1\nkind: Capsule\nmetadata: {name: team}\nspec: {limits: {maxTargets: 1}}\n"
+        b"apiVersion: capsule/v1\nkind: Capsule\nmetadata: {name: team}\n"
+        b"spec: {limits: {maxTargets: 1, maxShare: 100}}\n"
     )
     history = History.begun(first_files() | {"capsule.yaml": settings})
     raw = request_text(targets=("mailer", "openai-chat"))

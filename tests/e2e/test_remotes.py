@@ -112,7 +112,9 @@ def _hand_out_the_token(office: Office, folder: Path) -> None:
     office.configure("bob", "credential.helper", f"store --file {stored}")
 
 
-@pytest.fixture(params=["ssh", "http", "path"])
+@pytest.fixture(
+    params=["ssh", pytest.param("http", marks=pytest.mark.soak), pytest.param("path", marks=pytest.mark.soak)]
+)
 def office(house: House, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Office]:
     with _office(house, request.param, tmp_path) as made:
         yield made

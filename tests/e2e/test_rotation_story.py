@@ -72,6 +72,7 @@ def test_a_request_is_asked_approved_executed_recorded_and_proved(house: House) 
     assert house.git("status", "--porcelain") == ""  # the files of main followed the merge
 
 
+@pytest.mark.soak
 def test_a_changed_record_is_noticed_in_a_plain_clone(house: House, tmp_path: Path) -> None:
     name = _ask(house)
     _approve(house, name)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 settings.register_profile(
     "fuzz-short",
-    max_examples=50,
+    max_examples=30,
     deadline=None,
     database=None,
     derandomize=True,

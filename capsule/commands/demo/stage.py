@@ -286,7 +286,7 @@ def load_examples() -> ModuleType:
         raise SetUpProblem(
             "DemoNotInstalled",
             f"the demo needs more packages ({error.name} is missing)",
-            "pip install 'capsule-ops[demo]'",
+            "In a clone of Capsule's repository: pip install ./agent '.[demo]'   (or: make run)",
         ) from None
 
 

@@ -25,6 +25,7 @@ from capsule.documents.problems import (
     shown,
     suggestion,
 )
+from capsule.documents.secrets import findings
 from capsule.documents.types import ANY_DOCUMENT, API_VERSION, AnyDocument, ChangeApproval
 from capsule_agent.protocol import messages, strict_json
 
@@ -140,16 +141,19 @@ def _secrets(data: bytes, node: Node | None, path: str, max_bytes: int) -> list[
 
 
 def _load_simple(kind: type[T], data: bytes, path: str) -> T | None:
-    """A right document that a machine wrote, and wrote as machines do; None for any other."""
-    if kind.__name__ not in MACHINE_KINDS or path.endswith(".json"):
+    """A right document, written as programs write; None for any other, and where a person wrote a secret."""
+    model = None if path.endswith(".json") else YAML_KINDS.get(kind.__name__)
+    if model is None:
         return None
     value = simple_value(data)
     if value is None or (value.get("apiVersion"), value.get("kind")) != (API_VERSION, kind.__name__):
         return None
     try:
-        return YAML_KINDS[kind.__name__].model_validate(value, by_alias=True, by_name=False)  # type: ignore
+        document = model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError:
         return None
+    written = kind.__name__ not in MACHINE_KINDS and findings(data.decode("ascii"))
+    return document if isinstance(document, kind) and not written else None
 
 
 def _load_yaml(

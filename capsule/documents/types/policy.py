@@ -38,9 +38,7 @@ def _key_form(value: object) -> str:
     return "text" if isinstance(value, str) else "dated"
 
 
-Key = Annotated[
-    Annotated[KeyText, Tag("text")] | Annotated[DatedKey, Tag("dated")], Discriminator(_key_form)
-]
+Key = Annotated[Annotated[KeyText, Tag("text")] | Annotated[DatedKey, Tag("dated")], Discriminator(_key_form)]
 
 
 class Principal(Part):

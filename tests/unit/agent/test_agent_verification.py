@@ -316,6 +316,11 @@ def test_too_many_approvals_are_not_read() -> None:
     assert reason_of(approvals(ask)) == "TooManyApprovals"
 
 
+def test_as_many_approvals_as_may_come_are_read() -> None:
+    ask = Ask(approvers=("bob",) * verify.MAX_APPROVALS)
+    assert approvals(ask)() == ("bob",)
+
+
 def test_the_carried_request_is_the_one_ordered() -> None:
     ask = Ask()
     request = sign_text(ask.request_bytes + b"#", "alice", sshsig.REQUEST)

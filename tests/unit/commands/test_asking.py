@@ -111,6 +111,15 @@ def test_cancel_and_abort_name_the_request_and_all_its_targets(office: Office) -
     assert (made.action, dict(made.params), made.targets) == ("cancel", {"request": name}, ("openai-chat",))
 
 
+def test_what_is_over_is_not_called_off(office: Office) -> None:
+    name = office.ask()
+    repository = office.open()
+    refuse(repository, name)
+    repository.close()
+    done = office.run("cancel", name, "--reason", "Wrong service")
+    assert (done.exit_code, f"{name} is over: Expired [AlreadyOver]" in done.output) == (2, True), done.output
+
+
 def test_only_what_waits_for_a_person_is_acknowledged(office: Office) -> None:
     done = office.run("acknowledge", "openai-chat", "--condition", "KeyOverdue", "--reason", "Known")
     assert (done.exit_code, "UnknownCondition" in done.output) == (2, True), done.output

@@ -68,6 +68,7 @@ def names(desk: Desk) -> str:
     return desk.type("git switch -q main; capsule services")
 
 
+@pytest.mark.soak
 def test_a_service_is_retired_and_another_renamed(desk: Desk) -> None:
     retire, approve_retiring, rename, propose, approve_renaming = steps("rename-or-retire-a-service")
     desk.type(rename)
@@ -80,6 +81,7 @@ def test_a_service_is_retired_and_another_renamed(desk: Desk) -> None:
     assert "mail-sender" not in names(desk)
 
 
+@pytest.mark.soak
 def test_a_reconciler_gets_a_new_key(desk: Desk) -> None:
     make, sign, switch, _ = steps("rotate-keys")
     new = desk.type(make).strip().splitlines()[-1]
@@ -112,6 +114,7 @@ def test_the_list_of_signers_is_signed_again_only_when_it_differs(desk: Desk) ->
     assert "needs no approval" in desk.type(ask)
 
 
+@pytest.mark.soak
 def test_a_repository_without_a_server_is_backed_up_and_restored(desk: Desk) -> None:
     back_up, restore = steps("back-up-a-reconciler")
     state = desk.office.state

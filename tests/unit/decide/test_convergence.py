@@ -306,7 +306,7 @@ def test_the_loop_breaker_counts_only_what_lies_close_together() -> None:
     within=st.integers(1, 240),
     answers=st.lists(st.sampled_from(("succeeded", "refused", "failed", "unknown")), min_size=1, max_size=4),
 )
-@run_with(max_examples=30, deadline=None)
+@run_with(max_examples=10, deadline=None)
 def test_an_agent_that_always_drifts_back_is_corrected_boundedly_for_a_day(
     every: int, limit: int, within: int, answers: list[str]
 ) -> None:

@@ -36,7 +36,7 @@ from tests.unit.worlds import (
 )
 
 NAMES = ("a", "b", "c", "d")
-THOROUGH = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+THOROUGH = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """No test of this file is about speed: a busy machine must not fail it."""
 AGES = (0, 3, 20, 50, 200, 400, 1500, 3000)
 OTHER_DIGEST = "sha256:" + "b" * 64

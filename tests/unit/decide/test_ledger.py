@@ -13,7 +13,7 @@ from capsule.decide import LastChange, LastWord, Ledger, read_ledger, why
 from capsule.documents.scalars import instant_text
 from capsule.lifecycle import Records, RequestRecords, StateRecords
 from capsule.lifecycle.records import Month
-from capsule.trust.last_words import last_word
+from capsule.trust.last_words import last_word, unsettled
 from tests.unit.decide.made import done, ordered, recorded, told
 from tests.unit.worlds import claim, later, records, records_of, request, result
 
@@ -67,6 +67,32 @@ def test_what_people_disabled_is_settled_by_what_came_later_by_both_clocks(
     people = LastWord("request", "disable", later(), "off-1", finished=later())
     settling = LastWord("state", "disable", later(minutes=recorded), finished=later(minutes=done))
     assert last_word([settling, people]) == last_word([people, settling]) == (settling if settles else people)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda by, action, at, done: LastWord(
+                by, action, later(minutes=at), finished=later(minutes=done)
+            ),
+            st.sampled_from(["request", "state"]),
+            st.sampled_from(["enable", "disable"]),
+            st.integers(0, 6),
+            st.integers(0, 6),
+        ),
+        max_size=8,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_settled_may_be_forgotten_in_any_order(words: list[LastWord], random: Any) -> None:
+    kept: tuple[LastWord, ...] = ()
+    for each in random.sample(words, len(words)):
+        kept = unsettled((*kept, each))
+    assert set(kept) == set(unsettled(words))
+    found = last_word(words)
+    again = last_word(kept)
+    assert (again and again.rank) == (found and found.rank)
+    assert found is None or found.holds or not any(each.holds for each in kept)
 
 
 def test_when_the_agent_did_it_is_part_of_a_word() -> None:

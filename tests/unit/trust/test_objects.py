@@ -292,3 +292,7 @@ def test_fuzz_no_changed_signature_verifies(data: bytes) -> None:
     except sshsig.BadSignature:
         return
     assert sshsig.dearmor(text) == sshsig.dearmor(_ARMORED.decode())
+
+
+def test_headers_that_do_not_end_are_no_commit() -> None:
+    assert bad(PLAIN.partition(b"\n\n")[0] + b"\nx-after y") == "the headers do not end"

@@ -185,7 +185,7 @@ def test_signer_of_says_who() -> None:
 def test_allowed_signers_binds_keys_to_namespaces_and_drops_patterns() -> None:
     text = policy_text().replace(b"dave@example.com", b"'*@example.com'")
     lines = allowed_signers(load_policy(text, "policy.yaml")).splitlines()
-    people = "git,capsule-request@v1,capsule-approval@v1,capsule-signers@v1"
+    people = "git,capsule-request@v1,capsule-approval@v1,capsule-signers@v1,capsule-checkpoint@v1"
     assert lines[0] == f'alice,alice@example.com namespaces="{people}" {key("alice").public.text}'
     assert lines[3].startswith("dave namespaces=")
     assert lines[5].startswith('reconciler-1 namespaces="git,capsule-order@v1,capsule-heartbeat@v1" ssh-')

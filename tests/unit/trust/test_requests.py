@@ -12,6 +12,7 @@ from tests.trust_history import (
     History,
     approved,
     first_files,
+    key,
     policy_text,
     request_text,
     service_text,
@@ -207,3 +208,9 @@ def test_a_plain_mapping_is_no_memory() -> None:
     found = judge_requests(history, history.judged(), {}, {})
     assert isinstance(found, RequestSet)
     assert list(found) == ["r1"]
+
+
+def test_a_rejection_that_does_not_count_is_still_told_as_a_rejection() -> None:
+    history, _ = approved(decision="reject", signer=key("mallory"))
+    (seen,) = judge_requests(history, history.judged(), {})["r1"].approvals
+    assert (seen.decision, seen.counts) == ("reject", False)
