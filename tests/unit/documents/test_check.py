@@ -155,6 +155,13 @@ def test_a_key_listed_for_two_people(tree: Tree) -> None:
     assert '"alice"' in found.message
 
 
+@pytest.mark.parametrize(("until", "reasons"), [("2027-01-01", []), ("2025-01-01", ["BadKeyWindow"])])
+def test_a_key_speaks_from_its_beginning_to_its_end(tree: Tree, until: str, reasons: list[str]) -> None:
+    dated = f'{{key: "{key(2)}", validAfter: "2026-01-01T00:00:00Z", validBefore: "{until}T00:00:00Z"}}'
+    text = POLICY_TEXT.replace(f'["{key(2)}"]', f"[{dated}]")
+    assert [found.reason for found in check_tree({**tree, "policy.yaml": text.encode()})] == reasons
+
+
 def test_a_key_listed_twice_for_one_person(tree: Tree) -> None:
     text = POLICY_TEXT.replace(f'["{key(2)}"]', f'["{key(2)}", "{key(2)} laptop"]')
     assert check_tree({**tree, "policy.yaml": text.encode()}) == ()
