@@ -14,12 +14,12 @@ from urllib.parse import quote
 from pydantic import Field, TypeAdapter
 
 from capsule.forge.api import ForgeRefused, OpenedPull, RawPull, RawReview, ReviewState
+from capsule.forge.contents import blob_ids_at
 from capsule.forge.rest import NotTaken, NotThere, Rest
 from capsule.forge.shapes import (
     MAIN,
     Address,
     CommitId,
-    File,
     Login,
     Number,
     Shape,
@@ -80,7 +80,6 @@ class _People(Shape):
 
 _PULL = TypeAdapter(_Pull)
 _REVIEWS = TypeAdapter(list[_Review])
-_FILE = TypeAdapter(File)
 _OPENED = TypeAdapter(_Opened)
 _PEOPLE = TypeAdapter(_People)
 _ANYTHING = TypeAdapter(Shape | list[Shape])
@@ -122,15 +121,7 @@ class Gitea:
 
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
-        found = {}
-        for path in paths:
-            try:
-                file = self._rest.get(_FILE, f"{self._here}/contents/{escaped(path)}", {"ref": commit})
-            except NotThere:
-                continue
-            if file.type == "file":
-                found[path] = file.sha
-        return found
+        return blob_ids_at(self._rest, self._here, commit, paths)
 
     def open_pull(self, branch: str, title: str, body: str, reviewers: Sequence[int]) -> OpenedPull:
         """See Forge.open_pull."""

@@ -14,18 +14,17 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, TypeAdapter
 
 from capsule.forge.api import ForgeRefused, OpenedPull, RawPull, RawReview, ReviewState
+from capsule.forge.contents import blob_ids_at
 from capsule.forge.rest import NotTaken, NotThere, Rest
 from capsule.forge.shapes import (
     MAIN,
     AccountId,
     Address,
     CommitId,
-    File,
     Login,
     Number,
     Shape,
     When,
-    escaped,
     owner_and_name,
     whole,
 )
@@ -86,7 +85,6 @@ class _Review(Shape):
 _LISTED = TypeAdapter(list[_Listed])
 _PULL = TypeAdapter(_Pull)
 _REVIEWS = TypeAdapter(list[_Review])
-_FILE = TypeAdapter(File)
 _USER = TypeAdapter(_User)
 
 
@@ -141,15 +139,7 @@ class GitHub:
 
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
-        found = {}
-        for path in paths:
-            try:
-                file = self._rest.get(_FILE, f"{self._here}/contents/{escaped(path)}", {"ref": commit})
-            except NotThere:
-                continue
-            if file.type == "file":
-                found[path] = file.sha
-        return found
+        return blob_ids_at(self._rest, self._here, commit, paths)
 
     def open_pull(self, branch: str, title: str, body: str, reviewers: Sequence[int]) -> OpenedPull:
         """See Forge.open_pull."""

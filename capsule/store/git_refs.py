@@ -99,7 +99,7 @@ class LocalRefs:
                 "if no git process is at work in this repository, remove that file",
             )
         # Jitter against two writers that meet again and again; nothing secret depends on it.
-        time.sleep(random.uniform(0.002, 0.02))  # noqa: S311
+        time.sleep(random.uniform(0.002, 0.02))  # noqa: S311 (jitter, no secret)
 
     def _move(self, update: RefUpdate, deadline: float) -> None:
         with ref_writer(self._private, self._common, self._intent(update), deadline):

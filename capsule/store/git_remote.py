@@ -161,7 +161,7 @@ class GitRemote:
             if self._settle_answered(update, result, attempt.said, time.monotonic() < deadline):
                 return
             # The server's own lock was held by another push: see who wins, nothing secret in the jitter.
-            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 (jitter, no secret)
 
     def _settle_broken(self, update: RefUpdate, error: RemoteUnreachable) -> None:
         said = str(error)
@@ -310,10 +310,10 @@ class _Attempt:
     def _generate(
         self,
         have: Set[ObjectID],  # noqa: ARG002 (dulwich's signature, here and below)
-        want: Set[ObjectID],  # noqa: ARG002
+        want: Set[ObjectID],  # noqa: ARG002 (dulwich's signature)
         *,
-        ofs_delta: bool = False,  # noqa: ARG002
-        progress: Callable[..., None] | None = None,  # noqa: ARG002
+        ofs_delta: bool = False,  # noqa: ARG002 (dulwich's signature)
+        progress: Callable[..., None] | None = None,  # noqa: ARG002 (dulwich's signature)
     ) -> PackData:
         return self._data
 

@@ -188,7 +188,7 @@ class SshTransport:
                 if last or error.reason != "SshBusy" or time.monotonic() + pause >= deadline:
                     raise
             # Not for secrecy: so that those that were dropped together do not come back together.
-            self._closed.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            self._closed.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter, no secret)
             pause *= 3
         raise AssertionError("unreachable: the last try returns or raises")
 
