@@ -64,6 +64,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {}
 Reached = Mapping[tuple[str, int], list[str]]
 """Which tests reach a line of a module."""
 
+SHORTEST = 0.02
+"""Seconds that any test costs at the least, beside what it does itself."""
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -202,14 +205,35 @@ def pytest_in(folder: Path, *words: str, seconds: float) -> int | None:
         return None
 
 
-def reaching(folder: Path) -> dict[tuple[str, int], list[str]]:
+@dataclass(frozen=True)
+class Tests:
+    """What tests reach, and the seconds that each takes."""
+
+    reached: Reached
+    seconds: Mapping[str, float]
+
+    def telling(self, mutant: Mutant) -> list[str]:
+        """The tests that reach the line of a mutant: first quick ones, and those that few others go with."""
+        rarest: dict[str, int] = {}
+        for line in range(mutant.line - NEAR, mutant.line + NEAR + 1):
+            others = self.reached.get((mutant.module, line), [])
+            for name in others:
+                rarest[name] = min(len(others), rarest.get(name, len(others)))
+        names = self.reached.get((mutant.module, mutant.line), [])
+        return sorted(names, key=lambda name: (rarest[name] * self._cost(name), name))
+
+    def _cost(self, name: str) -> float:
+        return max(SHORTEST, self.seconds.get(name, 0.0))
+
+
+def reaching(folder: Path) -> Tests:
     """Which tests reach a line, by module and line; only tests that pass without any mutant."""
     attacks = [
         str(path.relative_to(folder))
         for word in ATTACKS
         for path in sorted((folder / "tests/attacks").glob(word))
     ]
-    failed = folder / "failed.txt"
+    ended = folder / "ended.txt"
     words = [
         "--cov=capsule.trust",
         "--cov=capsule_agent",
@@ -221,10 +245,11 @@ def reaching(folder: Path) -> dict[tuple[str, int], list[str]]:
         "2",
     ]
     told = folder / "conftest.py"
-    told.write_text(_TELL_FAILED.format(path=str(failed)))
+    told.write_text(_TELL_ENDED.format(path=str(ended)))
     pytest_in(folder, *words, *TESTS, *attacks, seconds=1800)
     told.unlink()
-    bad = set(failed.read_text().splitlines()) if failed.exists() else set()
+    lines = [line.split(" ", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    bad = {name for outcome, _, name in lines if outcome == "failed"}
     if bad:
         print(f"{len(bad)} tests fail without any mutant and are left out", flush=True)
     data = CoverageData(str(folder / ".coverage"))
@@ -234,36 +259,23 @@ def reaching(folder: Path) -> dict[tuple[str, int], list[str]]:
         for line, contexts in data.contexts_by_lineno(path).items():
             names = {context.partition("|")[0] for context in contexts} - {""} - bad
             found[str(Path(path).relative_to(folder)), line] = sorted(names)
-    return found
+    return Tests(found, {name: float(seconds) for _, seconds, name in lines})
 
 
-_TELL_FAILED = """
+_TELL_ENDED = """
 def pytest_runtest_logreport(report):
-    if report.failed:
+    if report.failed or report.when == "call":
         with open({path!r}, "a") as file:
-            file.write(report.nodeid + "\\n")
+            file.write(f"{{report.outcome}} {{report.duration}} {{report.nodeid}}\\n")
 """
-
-
-def telling(mutant: Mutant, reached: Reached) -> list[str]:
-    """The tests that reach the line of a mutant: first those that few others go with, and quick ones."""
-    rarest: dict[str, int] = {}
-    for line in range(mutant.line - NEAR, mutant.line + NEAR + 1):
-        others = reached.get((mutant.module, line), [])
-        for name in others:
-            rarest[name] = min(len(others), rarest.get(name, len(others)))
-    names = reached.get((mutant.module, mutant.line), [])
-    return sorted(names, key=lambda name: (rarest[name], not name.startswith("tests/unit/"), name))
 
 
 class Forks:
     """A plugin of pytest that runs, instead of all tests once, those of each mutant in a child of its own."""
 
-    def __init__(
-        self, every: Sequence[Mutant], reached: Mapping[tuple[str, int], list[str]], at_once: int
-    ) -> None:
+    def __init__(self, every: Sequence[Mutant], tests: Tests, at_once: int) -> None:
         self._waiting = list(every)
-        self._reached = reached
+        self._tests = tests
         self._at_once = at_once
         self._running: dict[int, tuple[Mutant, int, float]] = {}
         self.verdicts: list[Verdict] = []
@@ -278,7 +290,7 @@ class Forks:
         return True
 
     def _start(self, mutant: Mutant, items: Mapping[str, pytest.Item]) -> None:
-        chosen = [items[name] for name in telling(mutant, self._reached) if name in items]
+        chosen = [items[name] for name in self._tests.telling(mutant) if name in items]
         if not chosen:
             self.verdicts.append(Verdict(mutant, "unreached", 0))
             return
@@ -301,6 +313,8 @@ class Forks:
             del self._running[child]
             outcome = "hung" if late else "survived" if status == 0 else "killed"
             self.verdicts.append(Verdict(mutant, outcome, count))
+            if outcome != "killed":
+                print(f"seems {outcome}: {mutant.module}:{mutant.line}: {mutant.what}", flush=True)
             if len(self.verdicts) % 100 == 0:
                 print(f"{len(self.verdicts)} judged", flush=True)
         time.sleep(0.01)
@@ -388,7 +402,7 @@ def main() -> int:
         return _told(judge(every, tests, folder, chosen.at_once))
 
 
-def judge(every: Sequence[Mutant], tests: Reached, folder: Path, at_once: int) -> list[Verdict]:
+def judge(every: Sequence[Mutant], tests: Tests, folder: Path, at_once: int) -> list[Verdict]:
     """The verdict on each mutant; the copy of the tree in `folder` is imported by this process."""
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder.parent)
     sys.path[:0] = [str(folder), str(folder / "agent")]
@@ -400,7 +414,7 @@ def judge(every: Sequence[Mutant], tests: Reached, folder: Path, at_once: int) -
             *quiet,
             "-m",
             "not soak",
-            *sorted({name.partition("::")[0] for names in tests.values() for name in names}),
+            *sorted({name.partition("::")[0] for names in tests.reached.values() for name in names}),
         ],
         [forks],
     )
@@ -409,7 +423,7 @@ def judge(every: Sequence[Mutant], tests: Reached, folder: Path, at_once: int) -
         mutant = verdict.mutant
         sure = verdict
         if verdict.outcome == "survived":
-            sure = judged_alone(verdict, telling(mutant, tests), folder)
+            sure = judged_alone(verdict, tests.telling(mutant), folder)
         if sure.outcome != "killed":
             print(
                 f"{sure.outcome} ({sure.tests} tests): {mutant.module}:{mutant.line}: {mutant.what}",
