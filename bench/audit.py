@@ -19,7 +19,7 @@ from capsule.commands.audit import in_words, verify
 from capsule.commands.repository import open_repository
 from capsule.documents.codec import load_as
 from capsule.documents.types import Policy
-from capsule.trust.policy import allowed_signers
+from capsule.trust.published import allowed_signers
 from tests.trust_history import policy_text
 
 

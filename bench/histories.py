@@ -3,7 +3,7 @@
 Made of the same documents, messages and signatures as a reconciler's, and packed as `git gc` leaves a
 repository: folders as deltas of what they were before. A cycle is a pull request with a signed request and
 an approval, its claim, its result with the agent's signed receipt, and six changes of status; six are a day.
-Called by bench.audit and its tests.
+Called by bench.audit, bench.passes and tests.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,6 +202,45 @@ class Folder:
         return self._oid
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One request: where it lies, its bytes, what it asks for, and who approves it."""
+
+    folder: RequestFolder
+    raw: bytes
+    action: str
+    targets: tuple[str, ...]
+    by: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def operation(self, root: str, service: str) -> str:
+        """The id of its operation on `service`."""
+        return operation_id(root, self.name, bytes_digest(self.raw), service)
+
+    def subject(self, word: str) -> str:
+        """The first line of the commit that says `word` of it."""
+        one = len(self.targets) == 1
+        return (
+            f"{self.action} {self.targets[0]}: {word}"
+            if one
+            else f"{self.action}: {len(self.targets)} {word}"
+        )
+
+    @property
+    def trailers(self) -> list[str]:
+        return [
+            f"Capsule-Request: {self.name}",
+            *(f"Capsule-Service: {each}" for each in self.targets),
+            f"Capsule-Action: {self.action}",
+            "Capsule-Evidence: signature",
+            "Requested-by: alice",
+            *(f"Approved-by: {each}" for each in self.by),
+        ]
+
+
 class Writer:
     """Main and audit on their way."""
 
@@ -244,71 +284,85 @@ class Writer:
 
     def cycle(self, number: int) -> None:
         """One request with all that follows from it."""
+        asked = self._next_request(number)
+        self._ask(asked)
+        self._merge(f"Ask: {asked.name}", f"Merge {asked.name}")
+        self._claim(asked)
+        self._record(asked.subject("claimed"), asked.trailers, self.at + 60)
+        self._end(asked)
+        more = ["Capsule-Outcome: succeeded", "Capsule-Reason: Succeeded"]
+        self._record(asked.subject("succeeded"), [*asked.trailers, *more], self.at + 120)
+        for step in range(PER_CYCLE - 2):
+            self._change(((number % len(self.names)) * 7 + step * 11) % len(self.names), number)
+
+    def at_once(self, requests: int) -> None:
+        """So many requests that have come to their end, in two commits: what a pass finds."""
+        for number in range(requests):
+            asked = self._next_request(number)
+            self._ask(asked)
+            self._claim(asked)
+            self._end(asked)
+        self._merge("Ask for all", "Merge all")
+        self._record(f"{requests} requests: succeeded", [], self.at + 120)
+
+    def _next_request(self, number: int) -> _Asked:
         self.at += 2400
         moment = datetime.fromtimestamp(self.at, UTC)
         checks = number % 3 == 0
         first = number % len(self.names)
-        targets = [
+        targets = tuple(
             self.names[(first + step) % len(self.names)] for step in range(3 if number % 5 == 0 else 1)
-        ]
+        )
         name = f"{moment:%Y%m%d}-{'check' if checks else 'rotate'}-{targets[0]}-{number % 65536:04x}"
         action = "runHealthCheck" if checks else "rotateKey"
-        folder = RequestFolder(f"{moment:%Y/%m}", name)
         raw = _request(name, action, targets, self.at + 7 * 86400)
-        self._ask(folder, raw, targets, approved=not checks)
-        by = () if checks else ("bob",)
-        self._claim(folder, raw, action, targets, by)
-        self._end(folder, raw, action, targets, by)
-        for step in range(PER_CYCLE - 2):
-            self._change((first * 7 + step * 11) % len(self.names), number)
+        return _Asked(
+            RequestFolder(f"{moment:%Y/%m}", name), raw, action, targets, () if checks else ("bob",)
+        )
 
-    def _ask(self, folder: RequestFolder, raw: bytes, targets: list[str], *, approved: bool) -> None:
+    def _ask(self, asked: _Asked) -> None:
+        folder, raw = asked.folder, asked.raw
         files: dict[str, bytes | None] = self._history.request(raw, folder.name, month=folder.month)
-        if approved:
-            digests = {target: self._targets[target] for target in targets}
+        for person in asked.by:
+            digests = {target: self._targets[target] for target in asked.targets}
             expires = raw.decode().partition('expires: "')[2][:20]
             files |= self._history.approval(
-                "bob", raw, folder.name, month=folder.month, targets=digests, expires=expires
+                person, raw, folder.name, month=folder.month, targets=digests, expires=expires
             )
         for path, data in files.items():
             assert data is not None
             self.people.set(path, self._blob(data))
-        tree = self.people.write(self._pack)
-        side = self._commit(tree, [self.main], self.at, f"Ask: {folder.name}\n")
-        self.main = self._commit(tree, [self.main, side], self.at, f"Merge {folder.name}\n")
 
-    def _claim(
-        self, folder: RequestFolder, raw: bytes, action: str, targets: list[str], by: tuple[str, ...]
-    ) -> None:
-        digest = bytes_digest(raw)
-        for service in targets:
+    def _merge(self, ask: str, merge: str) -> None:
+        tree = self.people.write(self._pack)
+        side = self._commit(tree, [self.main], self.at, f"{ask}\n")
+        self.main = self._commit(tree, [self.main, side], self.at, f"{merge}\n")
+
+    def _claim(self, asked: _Asked) -> None:
+        for service in asked.targets:
             text = _claim(
-                request=folder.name,
-                digest=digest,
-                operation=operation_id(self.root, folder.name, digest, service),
+                request=asked.name,
+                digest=bytes_digest(asked.raw),
+                operation=asked.operation(self.root, service),
                 service=service,
                 service_digest=self._targets[service],
-                action=action,
-                by="".join(f"\n    - {each}" for each in by) or " []",
+                action=asked.action,
+                by="".join(f"\n    - {each}" for each in asked.by) or " []",
                 revision=self.main,
                 nonce=self.commits,
                 at=self.at + 60,
             )
-            self.machine.set(folder.claim(service, 1), self._blob(text))
-        self._record(
-            _subject(action, targets, "claimed"), _trailers(folder.name, action, targets, by), self.at + 60
-        )
+            self.machine.set(asked.folder.claim(service, 1), self._blob(text))
 
-    def _end(
-        self, folder: RequestFolder, raw: bytes, action: str, targets: list[str], by: tuple[str, ...]
-    ) -> None:
-        for service in targets:
-            operation = operation_id(self.root, folder.name, bytes_digest(raw), service)
+    def _end(self, asked: _Asked) -> None:
+        folder = asked.folder
+        for service in asked.targets:
+            operation = asked.operation(self.root, service)
             receipt = Receipt(
                 repository=self.root,
                 op_id=operation,
                 service=service,
-                action=action,
+                action=asked.action,
                 attempt=1,
                 outcome="succeeded",
                 reason="Succeeded",
@@ -318,10 +372,10 @@ class Writer:
                 agent_version="1.8.2",
             ).to_json()
             text = _result(
-                request=folder.name,
+                request=asked.name,
                 operation=operation,
                 service=service,
-                action=action,
+                action=asked.action,
                 key=f"k-{self.operations}",
                 at=self.at + 120,
                 receipt=bytes_digest(receipt),
@@ -331,12 +385,6 @@ class Writer:
             self.machine.set(folder.receipt(service), self._blob(receipt))
             self.machine.set(folder.receipt_signature(service), self._blob(sealed))
             self.operations += 1
-        more = ["Capsule-Outcome: succeeded", "Capsule-Reason: Succeeded"]
-        self._record(
-            _subject(action, targets, "succeeded"),
-            [*_trailers(folder.name, action, targets, by), *more],
-            self.at + 120,
-        )
 
     def _change(self, index: int, number: int) -> None:
         name = self.names[index]
@@ -365,7 +413,7 @@ def _time(at: int) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _request(name: str, action: str, targets: list[str], expires: int) -> bytes:
+def _request(name: str, action: str, targets: Sequence[str], expires: int) -> bytes:
     """As `capsule request` writes it."""
     params = '  params:\n    grace: "24h"\n' if action == "rotateKey" else ""
     asked = "".join(f"    - {each}\n" for each in targets)
@@ -432,21 +480,6 @@ spec:
 """
 
 
-def _subject(action: str, targets: list[str], word: str) -> str:
-    return f"{action} {targets[0]}: {word}" if len(targets) == 1 else f"{action}: {len(targets)} {word}"
-
-
-def _trailers(request: str, action: str, targets: list[str], by: tuple[str, ...]) -> list[str]:
-    return [
-        f"Capsule-Request: {request}",
-        *(f"Capsule-Service: {each}" for each in targets),
-        f"Capsule-Action: {action}",
-        "Capsule-Evidence: signature",
-        "Requested-by: alice",
-        *(f"Approved-by: {each}" for each in by),
-    ]
-
-
 @dataclass(frozen=True)
 class Written:
     """A history on the disk."""
@@ -460,6 +493,20 @@ class Written:
 
 def write_history(folder: Path, commits: int, services: int = 40) -> Written:
     """A new bare repository at `folder` with so many audit commits (rounded up to whole cycles)."""
+
+    def write(writer: Writer) -> None:
+        for number in range(-(-commits // PER_CYCLE)):
+            writer.cycle(number)
+
+    return _written(folder, services, write)
+
+
+def write_requests(folder: Path, requests: int, services: int = 40) -> Written:
+    """A new bare repository at `folder` with so many requests that have come to their end."""
+    return _written(folder, services, lambda writer: writer.at_once(requests))
+
+
+def _written(folder: Path, services: int, write: Callable[[Writer], None]) -> Written:
     store = git.init(folder, bare=True)
     store.close()
     path = folder / "objects" / "pack" / "pack-history.pack"
@@ -467,8 +514,7 @@ def write_history(folder: Path, commits: int, services: int = 40) -> Written:
     with path.open("w+b") as file:
         pack = PackWriter(file)
         writer = Writer(pack, services)
-        for number in range(-(-commits // PER_CYCLE)):
-            writer.cycle(number)
+        write(writer)
         pack.finish()
     subprocess.run(["git", "index-pack", str(path)], check=True, capture_output=True, cwd=folder)
     store = git.open_store(folder)

@@ -4,7 +4,7 @@ A mutant is the source with one check gone or weaker: a guard that never strikes
 one side of an `and` or `or` gone, `<` for `<=`, a filter gone from a comprehension, True for what a predicate
 finds, `any` for `all`, a set from which nothing is taken away. For each, the tests that reach its line (as
 coverage saw them) run in a copy of the tree, until one fails. What survives is listed with its place; the
-exit code is 1 when a mutant survives that EQUIVALENT does not explain.
+exit code is 1 when a mutant survives that bench/equivalents/ does not explain.
 
 Rules kept: the work tree is never touched; a mutant whose tests do not end is counted apart. One process
 imports everything once; for each mutant it forks, and the child puts the weakened code into the functions
@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -57,8 +58,8 @@ SECONDS = 90.0
 NEAR = 8
 """Lines around a mutant: tests that reach the rarest of them come first, for they tell most often."""
 
-EQUIVALENT: dict[tuple[str, str], str] = {}
-"""Mutants that change nothing that anybody can see: (module, the changed line) and why."""
+EXPLAINED = Path(__file__).parent / "equivalents"
+"""Mutants that let nothing pass that should not: by module a file, by function what is changed, and why."""
 
 
 Reached = Mapping[tuple[str, int], list[str]]
@@ -73,9 +74,13 @@ class Mutant:
     """One weakened check: its place, what was done, and the whole source with it."""
 
     module: str
+    function: str
     line: int
     what: str
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} in {self.function}: {self.what}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def mutants(module: str) -> Iterator[Mutant]:
                 source = _with(tree, node, made)
                 if source not in seen:
                     seen.add(source)
-                    yield Mutant(module, node.lineno, what, source)  # type: ignore[attr-defined]
+                    yield Mutant(module, function.name, node.lineno, what, source)  # type: ignore[attr-defined]
 
 
 def _with(tree: ast.Module, node: ast.AST, made: ast.AST) -> str:
@@ -314,7 +319,7 @@ class Forks:
             outcome = "hung" if late else "survived" if status == 0 else "killed"
             self.verdicts.append(Verdict(mutant, outcome, count))
             if outcome != "killed":
-                print(f"seems {outcome}: {mutant.module}:{mutant.line}: {mutant.what}", flush=True)
+                print(f"seems {outcome}: {mutant}", flush=True)
             if len(self.verdicts) % 100 == 0:
                 print(f"{len(self.verdicts)} judged", flush=True)
         time.sleep(0.01)
@@ -425,10 +430,7 @@ def judge(every: Sequence[Mutant], tests: Tests, folder: Path, at_once: int) -> 
         if verdict.outcome == "survived":
             sure = judged_alone(verdict, tests.telling(mutant), folder)
         if sure.outcome != "killed":
-            print(
-                f"{sure.outcome} ({sure.tests} tests): {mutant.module}:{mutant.line}: {mutant.what}",
-                flush=True,
-            )
+            print(f"{sure.outcome} ({sure.tests} tests): {mutant}", flush=True)
         verdicts.append(sure)
     return verdicts
 
@@ -437,10 +439,19 @@ def _told(verdicts: Sequence[Verdict]) -> int:
     for module in dict.fromkeys(verdict.mutant.module for verdict in verdicts):
         counts = Counter(verdict.outcome for verdict in verdicts if verdict.mutant.module == module)
         print(f"{module}: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
-    left = [each for each in verdicts if each.outcome in ("survived", "unreached")]
-    unexplained = [each for each in left if (each.mutant.module, each.mutant.what) not in EQUIVALENT]
+    left = [each.mutant for each in verdicts if each.outcome in ("survived", "unreached")]
+    unexplained = [each for each in left if not explanation(each)]
+    for mutant in unexplained:
+        print(f"not explained: {mutant}")
     print(f"{len(verdicts)} mutants, {len(left)} left, {len(unexplained)} of them not explained")
     return bool(unexplained)
+
+
+def explanation(mutant: Mutant) -> str:
+    """Why a mutant that survives does no harm; empty where nobody says so."""
+    file = EXPLAINED / f"{Path(mutant.module).stem}.toml"
+    functions = tomllib.loads(file.read_text()) if file.exists() else {}
+    return str(functions.get(mutant.function, {}).get(mutant.what, ""))
 
 
 if __name__ == "__main__":
