@@ -11,6 +11,13 @@ MANIFESTS := pyproject.toml agent/pyproject.toml constraints.txt
 TEST_PACKAGES := $(VENV)/.debian-packages
 WORKERS ?= 4
 
+# Workers, and the hundreds of processes that the tests start, read compiled modules instead of compiling each anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The tests write and sync a great many small files: in memory, where there is a gigabyte of it to run programs from.
+IN_MEMORY = $(shell awk '$$2 == "/dev/shm" && $$4 ~ /^rw/ && $$4 !~ /noexec/ {print $$2; exit}' /proc/mounts 2>/dev/null)
+ROOMY = $(if $(IN_MEMORY),$(shell df -Pk $(IN_MEMORY) | awk 'NR == 2 && $$4 > 1000000 {print "yes"}'))
+
 # The pure rooms: no line and no branch of them goes untested.
 PURE := documents trust decide plan lifecycle view
 PURE_TESTS = tests/unit/documents tests/unit/trust tests/unit/decide tests/unit/lifecycle tests/unit/view \
@@ -28,7 +35,7 @@ run: $(RUNNABLE) ## The main job, live: a key rotation requested, approved, exec
 	@$(BIN)/capsule demo
 
 test: $(INSTALLED) $(TEST_PACKAGES) ## Run all tests
-	$(BIN)/pytest -m "not soak" -n $(WORKERS) --dist loadscope --no-loadscope-reorder -q
+	$(if $(ROOMY),PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY)) $(BIN)/pytest -m "not soak" -n $(WORKERS) --dist loadscope --no-loadscope-reorder -q
 
 check: lint types imports generated purity ## Style, types, layers, generated files, complete coverage of the pure rooms
 

@@ -23,7 +23,8 @@ from capsule.store import git
 from capsule.store.api import RefUpdate
 from capsule.store.objects import object_id
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import JournalMark, Receipt, operation_id
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import JournalMark, Receipt
 from tests.trust_history import AGENT_KEY, SETTINGS, History, key, policy_text, service_text
 
 START = 1_577_836_800  # 2020-01-01T00:00:00Z

@@ -8,8 +8,8 @@ exit code is 1 when a mutant survives that bench/equivalents/ does not explain.
 
 Rules kept: the work tree is never touched; a mutant whose tests do not end is counted apart. One process
 imports everything once; for each mutant it forks, and the child puts the weakened code into the functions
-that there are. What seems to survive is judged again by itself, from the first import on. Names of modules
-narrow it down: `python -m bench.mutants capsule/trust/raw.py`.
+that there are. What seems to survive and nobody explains is judged again by itself, from the first import
+on. Names of modules narrow it down: `python -m bench.mutants capsule/trust/raw.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
@@ -43,7 +44,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TRUST = [
     str(path.relative_to(REPOSITORY)) for path in sorted((REPOSITORY / "capsule" / "trust").glob("[a-z]*.py"))
 ]
-AGENT = ["agent/capsule_agent/verify.py", "agent/capsule_agent/protocol/sshsig.py"]
+AGENT = [
+    f"agent/capsule_agent/{name}.py"
+    for name in ("verify", "signers_list", "approvals", "protocol/generations", "protocol/sshsig")
+]
 TESTS = (
     "tests/unit/trust",
     "tests/unit/agent/test_agent_verification.py",
@@ -130,7 +134,7 @@ def mutants(module: str) -> Iterator[Mutant]:
                 source = _with(tree, node, made)
                 if source not in seen:
                     seen.add(source)
-                    yield Mutant(module, function.name, node.lineno, what, source)  # type: ignore[attr-defined]
+                    yield Mutant(module, function.name, node.lineno, what, source)  # type: ignore[attr-defined]  # has a line
 
 
 def _with(tree: ast.Module, node: ast.AST, made: ast.AST) -> str:
@@ -371,6 +375,8 @@ def _codes(code: CodeType) -> Iterator[tuple[str, CodeType]]:
 def _function(found: object) -> FunctionType | None:
     if isinstance(found, property):
         found = found.fget
+    if isinstance(found, cached_property):
+        found = found.func
     if isinstance(found, classmethod | staticmethod):
         found = found.__func__
     found = inspect.unwrap(found) if callable(found) else found
@@ -427,7 +433,7 @@ def judge(every: Sequence[Mutant], tests: Tests, folder: Path, at_once: int) -> 
     for verdict in forks.verdicts:
         mutant = verdict.mutant
         sure = verdict
-        if verdict.outcome == "survived":
+        if verdict.outcome == "survived" and not explanation(mutant):
             sure = judged_alone(verdict, tests.telling(mutant), folder)
         if sure.outcome != "killed":
             print(f"{sure.outcome} ({sure.tests} tests): {mutant}", flush=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from bench.histories import write_requests
 from bench.timing import Sheet, best_of, duration
-from capsule.reconciler import Reconciler
+from capsule.commands.reconciler_memory import Memory
+from capsule.reconciler import Reconciler, Remembered
 from capsule.reconciler.watching import SEEN
 from capsule.store import git
-from capsule.store.api import RefUpdate
+from capsule.store.api import RefUpdate, Store
 from capsule.testing.memory_transport import MemoryTransport
 from tests.town import Town
 from tests.trust_history import key
@@ -47,9 +49,10 @@ def _by_requests(sizes: list[int]) -> None:
     floor = 0.0
     for size in (FEWEST, *sizes):
         with tempfile.TemporaryDirectory() as name:
-            first, seconds = _beside_requests(Path(name) / "state", size)
+            first, again, seconds = _beside_requests(Path(name) / "state", size)
         floor = floor or seconds
-        sheet.row(f"{size:,} requests (the first pass: {duration(first)})", seconds, floor)
+        beside = f"the first pass: {duration(first)}, after a restart: {duration(again)}"
+        sheet.row(f"{size:,} requests ({beside})", seconds, floor)
     sheet.show()
 
 
@@ -65,13 +68,27 @@ def _beside_services(folder: Path, size: int) -> float:
         town.close()
 
 
-def _beside_requests(folder: Path, size: int) -> tuple[float, float]:
-    """The seconds of the first pass and of a quiet one. No agent can be reached."""
+def _beside_requests(folder: Path, size: int) -> tuple[float, float, float]:
+    """The seconds of the first pass, of the first one after a restart, and of a quiet one. No agent can be
+    reached."""
     written = write_requests(folder, size)
-    store = git.open_store(folder)
-    store.publish([RefUpdate(SEEN, None, written.audit)])
+    with closing(git.open_store(folder)) as store:
+        store.publish([RefUpdate(SEEN, None, written.audit)])
+        first, quiet, verified = _passes(store, written.root, None)
+        Memory(folder, written.root, store).keep(verified)
+    del verified
+    with closing(git.open_store(folder)) as store:
+        began = time.perf_counter()
+        before = Memory(folder, written.root, store).recall()
+        recalled = time.perf_counter() - began
+        again, _, _ = _passes(store, written.root, before)
+    return first, recalled + again, quiet
+
+
+def _passes(store: Store, root: str, before: Remembered | None) -> tuple[float, float, Remembered]:
+    """The seconds of the first pass and of a quiet one, and what was verified."""
     reconciler = Reconciler(
-        store, MemoryTransport(), key("reconciler-1"), name="reconciler-1", root=written.root
+        store, MemoryTransport(), key("reconciler-1"), name="reconciler-1", root=root, before=before
     )
     try:
         began = time.perf_counter()
@@ -79,10 +96,9 @@ def _beside_requests(folder: Path, size: int) -> tuple[float, float]:
         first = time.perf_counter() - began
         for _ in range(5):
             reconciler.one_pass(patience=1.0)
-        return first, best_of(10, lambda: reconciler.one_pass(patience=0.0))
+        return first, best_of(10, lambda: reconciler.one_pass(patience=0.0)), reconciler.remembered
     finally:
         reconciler.close()
-        store.close()
 
 
 if __name__ == "__main__":

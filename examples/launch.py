@@ -49,6 +49,7 @@ _MODULES = {
 }
 SERVICES = tuple(_MODULES)
 _OWN_FOLDER = "capsule-socket-"
+_OWN_FOLDER_BYTES = len(f"/{_OWN_FOLDER}xxxxxxxx/agent.sock")
 _LONGEST_SOCKET = 100
 """Bytes of the path of a Unix socket: the system's own limit is 103 to 107."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -153,7 +154,9 @@ def _socket_path(folder: Path) -> Path:
     path = folder / "agent.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET:
         return path
-    return Path(tempfile.mkdtemp(prefix=_OWN_FOLDER)) / "agent.sock"
+    # The folder for temporary files may be a long path itself: the system's own is short.
+    roomy = len(os.fsencode(tempfile.gettempdir())) + _OWN_FOLDER_BYTES <= _LONGEST_SOCKET
+    return Path(tempfile.mkdtemp(prefix=_OWN_FOLDER, dir=None if roomy else "/tmp")) / "agent.sock"
 
 
 def _remove_own_folder(path: Path) -> None:

@@ -145,6 +145,7 @@ def _sshd_config(folder: Path, port: int) -> str:
         "KbdInteractiveAuthentication no",
         "PrintMotd no",
         "LogLevel VERBOSE",
+        f"SetEnv HOME={folder}",  # no start file of the person's shell slows or spoils the frames
     )
     return "\n".join(lines) + "\n"
 

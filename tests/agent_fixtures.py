@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from capsule_agent import Agent, FoundKey, Health, NewKey, Rotation
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.ids import desired_state_id, operation_id, request_digest
 from capsule_agent.protocol.messages import (
     Approval,
     ApprovedRequest,
@@ -32,11 +33,8 @@ from capsule_agent.protocol.messages import (
     Signers,
     SignersList,
     decode,
-    desired_state_id,
     encode,
     instant_text,
-    operation_id,
-    request_digest,
 )
 from capsule_agent.protocol.sshsig import PrivateKey
 

@@ -1,7 +1,9 @@
 """Rules for every test: in CI nothing is skipped, and no process outlives the session that started it.
 
 Rules kept: a skipped test proves nothing, so with CI=true it is a failure; a process that a test starts
-ends before the session does, orphans of orphans included. Used by pytest in every run, once per worker.
+ends before the session does, orphans of orphans included; no property fails because the machine is busy
+(Hypothesis would measure wall time; the fuzzers measure CPU time themselves); the long tests begin first, so
+that no worker is left with one at the end while the others idle. Used by pytest in every run, by each worker.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 5.0
+_LONGEST_FIRST = ("e2e", "web", "docs", "integration")
 # Started by Python itself, once per interpreter, and ended by it after the last test.
 _OF_THE_INTERPRETER = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -45,6 +52,17 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Folders with long tests first; within a folder the order stays."""
+    tests = config.rootpath / "tests"
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

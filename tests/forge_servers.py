@@ -45,6 +45,15 @@ class Review:
 
 
 @dataclass
+class Said:
+    """A comment on a pull request."""
+
+    id: int
+    user: Account
+    body: str
+
+
+@dataclass
 class Pull:
     """A pull request. `pushes` are the heads it had, each with the time of its push."""
 
@@ -60,6 +69,18 @@ class Pull:
     title: str = ""
     body: str = ""
     reviewers: list[int] = field(default_factory=list)
+    comments: list[Said] = field(default_factory=list)
+    written: list[tuple[Account | None, str]] = field(default_factory=list)
+    """Who wrote each commit: the account that the forge knows behind the e-mail, and the e-mail; one
+    commit of whoever opened it where this is empty."""
+    committed: dict[int, tuple[Account | None, str, bool]] = field(default_factory=dict)
+    """Who committed which of them (0 is the first) where not its author, and whether it is verified."""
+    claimed: int | None = None
+    forked: str = "0" * 40
+
+    @property
+    def commits(self) -> list[tuple[Account | None, str]]:
+        return self.written or [(self.author, "")]
 
 
 @dataclass
@@ -89,6 +110,10 @@ class Site:
         self.commits: dict[str, list[int]] = {}
         self.files: dict[tuple[str, str], str] = {}
         self.unaskable: set[str] = set()
+        self.own: Account | None = Account(1, "robot")
+        self.statuses: list[tuple[str, dict[str, str]]] = []
+        self.jobs: list[tuple[str, str]] = [("capsule check", "success"), ("capsule/approval", "failed")]
+        self.retried: list[int] = []
         self.calls: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], Answer | None] = lambda _method, _path: None
 
@@ -107,6 +132,26 @@ class Site:
             raise Conflict
         number = max(self.pulls, default=0) + 1
         return self.add(Pull(number, author, "d" * 40, branch=branch, title=title, body=body))
+
+    def say(self, number: int, user: Account, body: str) -> Said:
+        said = Said(7000 + sum(len(each.comments) for each in self.pulls.values()), user, body)
+        self.pulls[number].comments.append(said)
+        return said
+
+    def said(self, number: str) -> Said:
+        for pull in self.pulls.values():
+            for each in pull.comments:
+                if each.id == int(number):
+                    return each
+        raise Missing
+
+
+class Forbidden(Exception):
+    """403."""
+
+
+NOBODY = Account(41898282, "github-actions[bot]", "Bot")
+"""Whoever writes with the token of a job."""
 
 
 def iso(at: datetime) -> str:
@@ -145,7 +190,8 @@ def _github_pull(pull: Pull, address: str, *, whole: bool) -> dict[str, Any]:
         "base": {"label": f"acme:{pull.base}", "ref": pull.base, "sha": "0" * 40, "repo": repo},
         "draft": False,
     }
-    return {**told, "merged": bool(pull.merged), "comments": 0} if whole else told
+    commits = len(pull.commits) if pull.claimed is None else pull.claimed
+    return {**told, "merged": bool(pull.merged), "comments": 0, "commits": commits} if whole else told
 
 
 _GITHUB_STATES = {
@@ -180,10 +226,28 @@ def github(site: Site, method: str, path: str, query: dict[str, str], body: Any,
             }
             for each in _pull(site, found[1]).reviews
         ]
+    if method == "GET" and (found := re.fullmatch(f"{here}/pulls/([0-9]+)/commits", path)):
+        return _commits(_pull(site, found[1]), _github_user)
+    if method == "GET" and (found := re.fullmatch(f"{here}/compare/0{{40}}\\.\\.\\.([0-9a-f]{{40}})", path)):
+        forked = next((each.forked for each in site.pulls.values() if each.head == found[1]), None)
+        if forked is None:
+            raise Missing
+        files = [] if query.get("page") == "2" else [{"filename": "a", "patch": "x" * 100}]
+        return {"status": "diverged", "merge_base_commit": {"sha": forked}, "commits": [], "files": files}
     if method == "GET" and (found := re.fullmatch(f"{here}/contents/(.+)", path)):
         return _contents(site, unquote(found[1]), query)
     if method == "GET" and (found := re.fullmatch("/api/v3/user/([0-9]+)", path)):
         return {**(_github_user(_account(site, found[1])) or {}), "name": "A", "followers": 3}
+    if path == "/api/v3/user":
+        if site.own is None:
+            raise Forbidden
+        return _github_user(site.own)
+    if path.startswith((f"{here}/issues/", f"{here}/statuses/")):
+        return _told(site, method, path.removeprefix(here), body, _github_user)
+    if method == "GET" and path == f"{here}/pulls" and "head" not in query:
+        assert query["base"] == "main"
+        found_pulls = [p for p in site.pulls.values() if p.base == "main" and p.merged is None]
+        return [_github_pull(each, address, whole=False) for each in found_pulls]
     if method == "GET" and path == f"{here}/pulls":
         owner, _, branch = query["head"].partition(":")
         assert owner == "acme"
@@ -198,6 +262,52 @@ def github(site: Site, method: str, path: str, query: dict[str, str], body: Any,
         _request_reviewers(site, pull, body["reviewers"])
         return _github_pull(pull, address, whole=False)
     raise Missing
+
+
+def _told(
+    site: Site, method: str, path: str, body: Any, shown: Callable[[Account | None], dict[str, Any] | None]
+) -> Any:
+    """Comments and statuses, by the paths that GitHub and Gitea share."""
+
+    def comment(said: Said) -> dict[str, Any]:
+        return {"id": said.id, "node_id": "IC_", "user": shown(said.user), "body": said.body}
+
+    if found := re.fullmatch("/issues/([0-9]+)/comments", path):
+        pull = _pull(site, found[1])
+        if method == "POST":
+            return comment(site.say(pull.number, site.own or NOBODY, body["body"]))
+        return [comment(each) for each in pull.comments]
+    if method == "PATCH" and (found := re.fullmatch("/issues/comments/([0-9]+)", path)):
+        said = site.said(found[1])
+        said.body = body["body"]
+        return comment(said)
+    if method == "POST" and (found := re.fullmatch("/statuses/([0-9a-f]{40})", path)):
+        assert len(body["description"]) <= 140
+        site.statuses.append((found[1], body))
+        return {"id": 1, **body}
+    raise Missing
+
+
+def _commits(pull: Pull, shown: Callable[[Account | None], dict[str, Any] | None]) -> Any:
+    """The commits of a pull request, as GitHub and Gitea tell them: 250 at most, as GitHub does."""
+    told = []
+    for number, (account, email) in enumerate(pull.commits[:250]):
+        committer, address, verified = pull.committed.get(number, (account, email, False))
+        told.append(
+            {
+                "sha": f"{number + 1:040x}",
+                "author": shown(account),
+                "committer": shown(committer),
+                "commit": {
+                    "message": "m",
+                    "author": {"name": "n", "email": email, "date": "2026-11-23T12:00:00Z"},
+                    "committer": {"name": "n", "email": address, "date": "2026-11-23T12:00:00Z"},
+                    "verification": {"verified": verified, "reason": "x", "signature": None},
+                },
+                "parents": [],
+            }
+        )
+    return told
 
 
 # ---- Gitea and Forgejo --------------------------------------------------------------------------
@@ -221,6 +331,7 @@ def _gitea_pull(pull: Pull, address: str) -> dict[str, Any]:
         "merged": bool(pull.merged),
         "merged_at": "2026-11-23T12:30:00Z" if pull.merged else None,
         "merge_commit_sha": pull.merged,
+        "merge_base": pull.forked,
         "base": {"label": pull.base, "ref": pull.base, "sha": "0" * 40, "repo_id": 7},
         "head": {"label": pull.branch, "ref": pull.branch, "sha": pull.head, "repo_id": 7},
     }
@@ -245,6 +356,8 @@ def gitea(site: Site, method: str, path: str, query: dict[str, str], body: Any, 
         if not numbers:
             raise Missing
         return _gitea_pull(site.pulls[numbers[-1]], address)
+    if method == "GET" and (found := re.fullmatch(f"{here}/pulls/([0-9]+)/commits", path)):
+        return _commits(_pull(site, found[1]), _gitea_user)
     if method == "GET" and (found := re.fullmatch(f"{here}/pulls/([0-9]+)/reviews", path)):
         return [
             {
@@ -267,6 +380,16 @@ def gitea(site: Site, method: str, path: str, query: dict[str, str], body: Any, 
         return _contents(site, unquote(found[1]), query)
     if method == "GET" and (found := re.fullmatch(f"{here}/pulls/([0-9]+)", path)):
         return _gitea_pull(_pull(site, found[1]), address)
+    if path == "/api/v1/user":
+        if site.own is None:
+            raise Forbidden
+        return _gitea_user(site.own)
+    if path.startswith((f"{here}/issues/", f"{here}/statuses/")):
+        query.clear()  # the list of comments has no pages
+        query["limit"] = "10000"
+        return _told(site, method, path.removeprefix(here), body, _gitea_user)
+    if method == "GET" and path == f"{here}/pulls":
+        return [_gitea_pull(p, address) for p in site.pulls.values() if p.merged is None]
     if method == "GET" and path == "/api/v1/users/search":
         found_users = [a for a in site.accounts.values() if str(a.id) == query["uid"]]
         return {"ok": True, "data": [_gitea_user(each) for each in found_users]}
@@ -305,6 +428,7 @@ def _gitlab_merge(pull: Pull, address: str) -> dict[str, Any]:
         "sha": pull.head,
         "merge_commit_sha": pull.merged,
         "squash_commit_sha": None,
+        "diff_refs": {"base_sha": pull.forked, "head_sha": pull.head, "start_sha": "0" * 40},
         "web_url": f"{address}/{REPOSITORY}/-/merge_requests/{pull.number}",
     }
 
@@ -320,6 +444,35 @@ def gitlab(site: Site, method: str, path: str, query: dict[str, str], body: Any,
         return [_gitlab_merge(site.pulls[n], address) for n in site.commits[found[1]]]
     if method == "GET" and (found := re.fullmatch(f"{here}/merge_requests/([0-9]+)", path)):
         return _gitlab_merge(_pull(site, found[1]), address)
+    if method == "GET" and path == "/api/v4/user":
+        return {**_gitlab_user(site.own or NOBODY), "bot": False}
+    notes = f"{here}/merge_requests/([0-9]+)/notes"
+    if method == "POST" and (found := re.fullmatch(notes, path)):
+        said = site.say(int(found[1]), site.own or NOBODY, body["body"])
+        return {"id": said.id, "body": said.body}
+    if method == "PUT" and (found := re.fullmatch(f"{notes}/([0-9]+)", path)):
+        site.said(found[2]).body = body["body"]
+        return {"id": int(found[2])}
+    if method == "GET" and (found := re.fullmatch(notes, path)) and "comments" in query["activity_filter"]:
+        return [
+            {"id": each.id, "system": False, "body": each.body, "author": _gitlab_user(each.user)}
+            | {"created_at": "2026-11-23T12:00:00.000Z"}
+            for each in _pull(site, found[1]).comments
+        ]
+    if method == "GET" and re.fullmatch(f"{here}/merge_requests/([0-9]+)/pipelines", path):
+        return [{"id": 61, "sha": "0" * 40, "status": "failed"}] if site.jobs else []
+    if method == "GET" and path == f"{here}/pipelines/61/jobs":
+        return [
+            {"id": number, "name": name, "status": status, "stage": "test"}
+            for number, (name, status) in enumerate(site.jobs, 501)
+        ]
+    if method == "POST" and (found := re.fullmatch(f"{here}/jobs/([0-9]+)/retry", path)):
+        site.retried.append(int(found[1]))
+        return {"id": 999, "status": "pending"}
+    if method == "GET" and path == f"{here}/merge_requests" and "source_branch" not in query:
+        assert (query["state"], query["target_branch"]) == ("opened", "main")
+        found_pulls = [p for p in site.pulls.values() if p.base == "main" and p.merged is None]
+        return [_gitlab_merge(each, address) for each in found_pulls]
     if method == "GET" and (found := re.fullmatch(f"{here}/merge_requests/([0-9]+)/(\\w+)", path)):
         return _gitlab_part(site, _pull(site, found[1]), found[2])
     if method == "GET" and (found := re.fullmatch("/api/v4/users/([0-9]+)", path)):
@@ -361,6 +514,12 @@ def _gitlab_part(site: Site, pull: Pull, part: str) -> Any:
         return [
             {"id": 100 + n, "head_commit_sha": head, "base_commit_sha": "0" * 40, "created_at": iso(at)}
             for n, (head, at) in reversed(list(enumerate(pushes)))
+        ]
+    if part == "commits":
+        return [
+            {"id": f"{number + 1:040x}", "author_name": "n", "author_email": email}
+            | {"committer_email": pull.committed.get(number, (None, email))[1]}
+            for number, (_, email) in enumerate(pull.commits)
         ]
     if part == "notes":
         texts = {"approved": "approved this merge request", "changes": "requested changes"}
@@ -439,6 +598,12 @@ def serve(kind: str, site: Site) -> Iterator[str]:
         def do_POST(self) -> None:
             self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
+        def do_PATCH(self) -> None:
+            self.do_POST()
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
         def _answer(self, body: Any) -> None:
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -455,6 +620,9 @@ def serve(kind: str, site: Site) -> Iterator[str]:
                 found = API[kind](site, self.command, parts.path, query, body, address)
             except Missing:
                 self._send(Answer(404, b'{"message": "Not Found"}'))
+                return
+            except Forbidden:
+                self._send(Answer(403, b'{"message": "Resource not accessible by integration"}'))
                 return
             except Conflict:
                 self._send(Answer(422 if kind == "github" else 409, b'{"message": "no"}'))

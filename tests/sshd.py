@@ -80,6 +80,7 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "PrintMotd no",
             "LogLevel VERBOSE",
+            f"SetEnv HOME={folder}",  # the shell that it starts reads nobody's settings
             *settings,
         ]
         if host_certificate is not None:

@@ -24,7 +24,7 @@ from capsule.testing.memory_transport import MemoryTransport
 from capsule.transport.api import CallName, TransportError
 from capsule.trust.objects import file_bytes, parse_commit
 from capsule.trust.objects import files as all_files
-from capsule.trust.policy import signers_document
+from capsule.trust.published import signers_document
 from capsule_agent import Agent
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.messages import Approval, ApprovedRequest
@@ -117,6 +117,8 @@ class Town:
         self.agents: dict[str, Agent] = {}
         self.keys: dict[str, KeyStore] = {}
         self.models: dict[str, str] = {}
+        self.places: dict[str, str] = {}
+        """Where documents of services lie that were moved."""
         self.root = self._found(services)
         for name in services:
             self.start_agent(name)
@@ -204,9 +206,11 @@ class Town:
         branch: bool = False,
         approved_by: Sequence[str] = ("bob",),
         by: str = "alice",
+        merged_by: str | None = None,
         **spec: Any,
     ) -> bytes:
-        """Alice (or `by`) signs a request; it is committed with its approvals to main, or to its branch."""
+        """Alice (or `by`) signs a request; it is committed with its approvals to main, or to its branch, or
+        merged."""
         values = {
             "requestedBy": by,
             "action": "rotateKey",
@@ -225,8 +229,14 @@ class Town:
         }
         for who in approved_by:
             files.update(self.approval(document, raw, who))
-        ref = REQUEST_BRANCHES + name if branch else MAIN
-        self.commit(files, f"Ask for {values['action']}", ref=ref)
+        ref, subject = REQUEST_BRANCHES + name if branch else MAIN, f"Ask for {values['action']}"
+        tip = self.tip()
+        if merged_by and tip:
+            side = self._commit([tip], files, subject, by)
+            merge = self._commit([tip, side], files, f"Merge {name}", merged_by)
+            self.store.publish([RefUpdate(MAIN, tip, merge)])
+        else:
+            self.commit(files, subject, ref=ref)
         return raw
 
     def asked_on(self, commit: str, name: str) -> tuple[RequestFolder, dict[str, bytes | None]]:
@@ -264,7 +274,8 @@ class Town:
         }
 
     def _service(self, name: str) -> Service:
-        return load_as(Service, self.file(f"services/{name}.yaml"), f"services/{name}.yaml")
+        path = self.places.get(name, f"services/{name}.yaml")
+        return load_as(Service, self.file(path), path)
 
     # ---- agents ---------------------------------------------------------------------------------
 

@@ -37,12 +37,14 @@ from capsule.trust.mainline import advance, begin
 from capsule.trust.objects import MissingObject, ObjectKind
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import JournalMark, Receipt, desired_state_id, operation_id
+from capsule_agent.protocol.ids import desired_state_id, operation_id
+from capsule_agent.protocol.messages import JournalMark, Receipt
 from capsule_agent.protocol.sshsig import PrivateKey
 
 Files = dict[str, bytes]
 T0 = 1_764_547_200  # 2025-12-01T00:00:00Z
 NOON = 1_795_435_200  # 2026-11-23T12:00:00Z
+GENERATION = NOON * 1000
 EXPIRES = "2026-11-30T00:00:00Z"
 AGENT_KEY = PrivateKey.from_seed(b"agent".ljust(32, b"."))
 
@@ -514,7 +516,12 @@ class Audit:
         return bytes_digest(self.history.files[path])
 
     def state_order(
-        self, service: str = "openai-chat", action: str = "disable", *, generation: int = NOON, **said: Any
+        self,
+        service: str = "openai-chat",
+        action: str = "disable",
+        *,
+        generation: int = GENERATION,
+        **said: Any,
     ) -> dict[str, bytes | None]:
         """The file of a desired-state order that says the truth, unless overridden field by field."""
         digest = said.pop("document_digest", None) or self.document_digest(service)
@@ -544,7 +551,7 @@ class Audit:
         service: str = "openai-chat",
         action: str = "disable",
         *,
-        generation: int = NOON,
+        generation: int = GENERATION,
         answer: Mapping[str, Any] | None = None,
         signer: PrivateKey = AGENT_KEY,
         namespace: str = sshsig.RECEIPT,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from capsule_agent.protocol.messages import Envelope, ReportCall, decode
 from capsule_agent.protocol.strict_json import InvalidMessage
+from capsule_agent.refusal import Untrusted
 from capsule_agent.sensitive import log
-from capsule_agent.verify import Untrusted
 
 MAX_BODY = 1024 * 1024
 NAMES = ("report", "order", "query")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from capsule_agent import verify
+from capsule_agent import approvals, signers_list, verify
 from capsule_agent.declare import Action, ActionError, Health
 from capsule_agent.journal import RUNNING, Journal, Operation, Refused
 from capsule_agent.protocol import sshsig
@@ -33,10 +33,10 @@ from capsule_agent.protocol.messages import (
     instant_text,
 )
 from capsule_agent.protocol.sshsig import PublicKey, Signer
+from capsule_agent.refusal import Refusal
 from capsule_agent.rotation import Ending, Rotator
 from capsule_agent.sensitive import Redactor
 from capsule_agent.values import BadValue, check_params
-from capsule_agent.verify import Refusal
 
 DESIRED_STATE = {"enable": "enabled", "disable": "enabled", "configure": "configure"}
 _LOCK_SECONDS = 5.0
@@ -101,28 +101,30 @@ class Executor:
 
     # ---- trust ----------------------------------------------------------------------------------
 
-    def _authenticate(self, envelope: Envelope, call: Order | Query) -> verify.Trusted:
+    def _authenticate(self, envelope: Envelope, call: Order | Query) -> signers_list.Trusted:
         stored, serial, repository = self.journal.signers()
         pinned = self.repository or repository
-        trusted = verify.trusted_signers(envelope.signers, stored, serial, self.owners(), pinned)
+        trusted = signers_list.trusted_signers(envelope.signers, stored, serial, self.owners(), pinned)
         verify.check_sender(envelope, call, trusted.signers)
         if trusted.signers.serial > serial or stored is None:
             self.journal.accept_signers(trusted.text, trusted.signers.serial, trusted.signers.repository)
         return trusted
 
-    def _check_call(self, call: Order | Query, trusted: verify.Trusted) -> None:
+    def _check_call(self, call: Order | Query, trusted: signers_list.Trusted) -> None:
         verify.check_service(call, self.service)
         verify.check_repository(call, trusted.signers)
         verify.check_attempt_number(call)
 
     def _authorise(
-        self, order: Order, envelope: Envelope, trusted: verify.Trusted
+        self, order: Order, envelope: Envelope, trusted: signers_list.Trusted
     ) -> tuple[Action, dict[str, Any]]:
         action = self.actions.get(order.action)
         if action is None:
             raise Refusal("ActionUnknown", f"this agent has no action {order.action[:64]!r}")
         if not order.request and order.action not in DESIRED_STATE:
             raise Refusal("RequestMissing", f"{order.action} is done for a request only")
+        if not order.request:
+            verify.check_generation(order, self.clock())
         try:
             params = check_params(action.params, _action_params(order))
         except BadValue as error:
@@ -132,8 +134,8 @@ class Executor:
             raise Refusal("ApprovalsMissing", "an order without a request cannot carry approvals")
         if needed and action.evidence == "signature":
             carried, signers, now = envelope.evidence, trusted.signers, self.clock()
-            if not (action.break_glass and verify.breaks_glass(order, carried, signers, now)):
-                verify.check_approvals(order, carried, signers, needed, now)
+            if not (action.break_glass and approvals.breaks_glass(order, carried, signers, now)):
+                approvals.check_approvals(order, carried, signers, needed, now)
         return action, params
 
     # ---- execution ------------------------------------------------------------------------------

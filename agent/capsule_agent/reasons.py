@@ -31,6 +31,7 @@ REASONS: dict[str, str] = {
     "Done": "The action ended well.",
     "Enabled": "The service is enabled, as far as the spec has a say.",
     "GlassBreakerNotListed": "The list of signers does not let that principal act without approvals.",
+    "GenerationFarAhead": "A desired-state order is dated more than 24 hours ahead of the agent's clock.",
     "GenerationMissing": "An order without a request lacks its generation.",
     "GenerationOutdated": "A desired-state order of this or a later generation was seen before.",
     "InternalError": "The agent itself failed, for example because its disk is full.",

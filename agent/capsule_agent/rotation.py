@@ -9,7 +9,6 @@ a key whose switch did not happen cannot be finished, only revoked. Called by ex
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from typing import Any
 from capsule_agent.journal import Journal
 from capsule_agent.protocol.messages import Outcome, instant_text
 from capsule_agent.sensitive import Redactor
-from capsule_agent.values import BadValue, DeclarationError, Field, Scalar
+from capsule_agent.values import DURATION, BadValue, DeclarationError, Field, Scalar
 
-DURATION = re.compile(r"(0|[1-9][0-9]{0,8})(s|m|h|d)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_GRACE = "3650d"
 _RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)

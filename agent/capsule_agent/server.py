@@ -7,10 +7,12 @@ up no other; TLS handshakes happen in the connection's thread. Called by Agent.s
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -26,6 +28,8 @@ from capsule_agent.stdio import Answered, relay
 REQUEST_SECONDS = 15.0
 IDLE_SECONDS = 75.0
 MAX_CONNECTIONS = 64
+_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix socket: sun_path of unix(7) and of BSD's unix(4), less its ending zero."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -229,8 +233,14 @@ def serve(calls: Calls, host: str, port: int, tls: ssl.SSLContext | None) -> Ser
 
 
 def serve_unix(calls: Calls, path: str | os.PathLike[str], mode: int) -> ServerHandle:
-    """Serve on a Unix socket with file mode `mode`; a socket that nobody listens on is replaced."""
+    """Serve on a Unix socket with file mode `mode`; a socket that nobody listens on is replaced.
+
+    Raises OSError (ENAMETOOLONG) for a path that is longer than the system takes: 107 bytes on Linux.
+    """
     where = Path(path).absolute()
+    if len(os.fsencode(where)) > _LONGEST_SOCKET:
+        told = f"the path of a Unix socket has at most {_LONGEST_SOCKET} bytes: choose a shorter one"
+        raise OSError(errno.ENAMETOOLONG, told, str(where))
     _remove_dead_socket(where)
     mask = os.umask(0o777 & ~mode)
     try:

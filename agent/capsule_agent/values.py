@@ -23,6 +23,9 @@ MAX_ITEMS = 64
 INVISIBLE = frozenset("\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Letters to Unicode, nothing to the eye: refused by callers as control characters are."""
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
+DURATION = re.compile(r"(0|[1-9][0-9]{0,8})(s|m|h|d)")
+_IN_WORDS = {DURATION.pattern: 'expected a duration such as "24h"'}
+"""How a pattern that people meet is told to them."""
 _TYPES: Mapping[type, str] = {str: "string", int: "integer", bool: "boolean"}
 
 
@@ -113,7 +116,7 @@ class Field:
         if len(value) > self.max_length:
             raise BadValue(f"expected at most {self.max_length} characters")
         if self.pattern and not re.fullmatch(self.pattern, value):
-            raise BadValue(f"expected text that matches {self.pattern}")
+            raise BadValue(_IN_WORDS.get(self.pattern, f"expected text that matches {self.pattern}"))
         return value
 
 

@@ -28,13 +28,17 @@ def show_asked(repository: Repository, asked: Asked) -> None:
     screen.line()
     screen.line(f"Signed on branch request/{name} ({asked.commit[:12]}){', pushed' if asked.pushed else ''}.")
     if judged.evidence == "break-glass":
-        screen.line("BREAK-GLASS: nobody approves this, and the next pass acts on it.", style="red")
+        screen.line(f"BREAK-GLASS: nobody approves this, and {_when(asked.held)}.", style="red")
         screen.line(f"Marked until a reviewer types: capsule acknowledge --request {name}", style="red")
     elif judged.verdict == "approved":
-        screen.line("It needs no approval: the next pass of the reconciler takes it from its branch.")
+        screen.line(f"It needs no approval, and {_when(asked.held)}.")
     else:
         screen.line(f"Waits for approval: {missing_text(judged.missing)}.")
         screen.line(f"A reviewer types: capsule approve {name}")
+
+
+def _when(held: str) -> str:
+    return f"it is held: {held}" if held else "the next pass of the reconciler acts on it"
 
 
 def _show_not_offered(screen: Screen, asked: Asked) -> None:
@@ -193,7 +197,8 @@ def show_decided(seen: Review, done: Decided, word: Word) -> None:
         if done.missing:
             screen.line(f"Still missing: {missing_text(done.missing)}.")
         else:
-            screen.line("The next pass of the reconciler acts on it.")
+            when = _when(done.held)
+            screen.line(f"{when[0].upper()}{when[1:]}.", style="yellow" if done.held else None)
     elif done.missing:
         screen.line(f"Still missing: {missing_text(done.missing)}.")
         screen.line(f"They type: capsule approve {name}")
@@ -209,7 +214,7 @@ def show_change(seen: ChangeReview) -> None:
         [
             ("branch", seen.branch.removeprefix("refs/heads/")),
             ("by", ", ".join(sorted(seen.authors)) or "nobody known yet"),
-            ("approved by", ", ".join(sorted(seen.approvers))),
+            ("approved by", ", ".join(f"{who} (signature)" for who in sorted(seen.approvers))),
             ("rule", "\n".join(rule_text(rule) for rule in seen.rules)),
         ]
     )

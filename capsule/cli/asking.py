@@ -16,6 +16,7 @@ from capsule.cli.forge_options import forge_token_option
 from capsule.cli.pull_requests import PullRequests
 from capsule.cli.shared import (
     as_key_option,
+    complete_actions,
     complete_requests,
     complete_services,
     duration,
@@ -53,6 +54,9 @@ expires_option = click.option(
     default="7d",
     show_default=True,
     help="Nothing is begun after this.",
+)
+anyway_option = click.option(
+    "--anyway", is_flag=True, help="Ask even for what agents did not offer when they were last seen."
 )
 reason_option = click.option(
     "--reason", type=plain_text, metavar="TEXT", required=True, help="Why, for reviewers and auditors."
@@ -96,7 +100,7 @@ def _rollout_options(function: F) -> F:
 
 
 @click.command()
-@click.argument("action", required=False)
+@click.argument("action", required=False, shell_complete=complete_actions)
 @click.argument("services", nargs=-1, metavar="SERVICE...", shell_complete=complete_services)
 @selector_option
 @at_most_option
@@ -134,6 +138,7 @@ def _rollout_options(function: F) -> F:
     is_flag=True,
     help="Act at once, without approvals, where the rule lets your team: marked until acknowledged.",
 )
+@anyway_option
 @click.option(
     "--continue",
     "earlier",
@@ -165,6 +170,7 @@ def request(
     on_failure: str,
     leaked: bool,
     break_glass: bool,
+    anyway: bool,
     earlier: str | None,
     push: bool,
     forge_token_file: Path | None,
@@ -213,6 +219,7 @@ def request(
             health_check=health_check,
         ),
         break_glass=break_glass,
+        anyway=anyway,
     )
     _ask(options, of_a_leak(wish) if leaked else wish, as_key, at, pulls)
 

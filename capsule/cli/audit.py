@@ -121,9 +121,16 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn("proving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Count(MofNCompleteColumn):
+        """How many of how many, as soon as that is known."""
+
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total is not None else Text("")
+
+    columns = (TextColumn("proving"), BarColumn(), Count(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("proving", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -209,7 +216,9 @@ def _tell(verdict: AuditVerdict, *, as_json: bool) -> None:
 
     screen = Screen()
     if as_json:
-        screen.json({**value_of(verdict), "holds": verdict.holds})
+        told = value_of(replace(verdict, state=None))
+        told.pop("state")
+        screen.json({**told, "holds": verdict.holds})
         return
     bad = verdict.first_bad
     if bad:
@@ -224,10 +233,17 @@ def _tell(verdict: AuditVerdict, *, as_json: bool) -> None:
 
 @audit.command("checkpoint")
 @as_key_option
+@click.option(
+    "--unlisted",
+    is_flag=True,
+    help="Sign with a key that the policy lists for nobody, such as an auditor's: verify with --signed-by.",
+)
 @_output_option
 @click.pass_obj
-def audit_checkpoint(options: Globals, as_key: Path | None, output: Path | None) -> None:
+def audit_checkpoint(options: Globals, as_key: Path | None, unlisted: bool, output: Path | None) -> None:
     """Prove the history, then sign where it stands: a small statement to keep elsewhere.
+
+    Every person and every machine of the policy in force may sign one, with a key that it lists for them.
 
     \b
     capsule audit checkpoint -o 2026-11-23.checkpoint
@@ -238,7 +254,7 @@ def audit_checkpoint(options: Globals, as_key: Path | None, output: Path | None)
 
     with opened(options) as repository, _progress() as progress:
         signer = find_signer(repository.directory, as_key)
-        made = make_checkpoint(repository, signer, now(), progress)
+        made = make_checkpoint(repository, signer, now(), progress, unlisted=unlisted)
     _write([made.text], output)
     said = made.statement
     Screen(err=True).line(

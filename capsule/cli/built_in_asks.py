@@ -10,8 +10,9 @@ import click
 
 from capsule.cli.act_pages import show_asked, show_switched
 from capsule.cli.app import Globals
-from capsule.cli.asking import at_most_option, expires_option, reason_option, selector_option
+from capsule.cli.asking import anyway_option, at_most_option, expires_option, reason_option, selector_option
 from capsule.cli.shared import (
+    F,
     as_key_option,
     complete_open_requests,
     complete_requests,
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from capsule.commands.switch import Switch
 
 
+def _on_services(function: F) -> F:
+    """What `disable` and `enable` take: services, by name or label, and why."""
+    argument = click.argument("services", nargs=-1, metavar="SERVICE...", shell_complete=complete_services)
+    wrapped: F = argument(
+        selector_option(at_most_option(reason_option(expires_option(anyway_option(as_key_option(function))))))
+    )
+    return wrapped
+
+
 @click.command()
-@click.argument("services", nargs=-1, metavar="SERVICE...", shell_complete=complete_services)
-@selector_option
-@at_most_option
-@reason_option
-@expires_option
-@as_key_option
+@_on_services
 @click.pass_obj
 def disable(
     options: Globals,
@@ -40,6 +45,7 @@ def disable(
     at_most: int | None,
     reason: str,
     expires: timedelta,
+    anyway: bool,
     as_key: Path | None,
 ) -> None:
     """Take all traffic from services, now: their adapters answer 503 until it is settled.
@@ -51,16 +57,11 @@ def disable(
     \b
     capsule disable openai-chat --reason "Key in a public log, OPS-1300"
     """
-    _switch(options, "disable", services, dict(selector), at_most, reason, expires, as_key)
+    _switch(options, "disable", services, dict(selector), at_most, reason, expires, anyway, as_key)
 
 
 @click.command()
-@click.argument("services", nargs=-1, metavar="SERVICE...", shell_complete=complete_services)
-@selector_option
-@at_most_option
-@reason_option
-@expires_option
-@as_key_option
+@_on_services
 @click.pass_obj
 def enable(
     options: Globals,
@@ -69,6 +70,7 @@ def enable(
     at_most: int | None,
     reason: str,
     expires: timedelta,
+    anyway: bool,
     as_key: Path | None,
 ) -> None:
     """Give services their traffic back after a `disable` by request.
@@ -76,7 +78,7 @@ def enable(
     This is a request too, judged by the rule for the action `enable`. It is refused where the document says
     `enabled: false`: change that, and merge it.
     """
-    _switch(options, "enable", services, dict(selector), at_most, reason, expires, as_key)
+    _switch(options, "enable", services, dict(selector), at_most, reason, expires, anyway, as_key)
 
 
 def _switch(
@@ -87,6 +89,7 @@ def _switch(
     at_most: int | None,
     reason: str,
     expires: timedelta,
+    anyway: bool,
     as_key: Path | None,
 ) -> None:
     from capsule.commands.switch import switch
@@ -102,6 +105,7 @@ def _switch(
             selector=selector,
             at_most=at_most,
             expires_in=expires,
+            anyway=anyway,
         )
         show_asked(repository, asked)
         show_switched(asked, action)

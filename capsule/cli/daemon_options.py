@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,6 +130,13 @@ def keep_running(
     if watching.metrics:
         watching.metrics.count_with(made.reconciler.standing)
         made = replace(made, reread=watching.metrics.counting(made.reread))
-    with telling(repository, notify_dir) as after_pass:
+    with kept_up(repository), telling(repository, notify_dir) as after_pass:
         turned = (*watching.turned, after_pass)
         keep_reconciling(made, repository, wishes, manager=watching.manager, turned=turned)
+
+
+def kept_up(repository: Repository) -> AbstractContextManager[None]:
+    """What is left loose by commits and fetches is packed from time to time, in the background."""
+    from capsule.daemon import upkeep
+
+    return upkeep(lambda ending: repository.store.maintenance(when_due=True, ending=ending))

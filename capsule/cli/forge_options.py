@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _file = click.Path(path_type=Path, dir_okay=False)
 _token: Callable[[Any], Any] = click.option(
     "--forge-token-file", type=_file, envvar="CAPSULE_FORGE_TOKEN_FILE", metavar="FILE",
-    help="File with the token for the API of the forge that the settings name (CAPSULE_FORGE_TOKEN_FILE).",
+    help="File with a token for the forge's API and the address it is for (CAPSULE_FORGE_TOKEN_FILE).",
 )  # fmt: skip
 _webhook: Callable[[Any], Any] = click.option(
     "--webhook", type=address, metavar="HOST:PORT",
@@ -28,13 +28,19 @@ _webhook: Callable[[Any], Any] = click.option(
 )  # fmt: skip
 _secret: Callable[[Any], Any] = click.option(
     "--webhook-secret-file", type=_file, metavar="FILE",
-    help="File with the secret that was given to the forge; needed with --webhook.",
+    help="File with the secret that was given to the forge; for --webhook.",
 )  # fmt: skip
 
 
 def forge_token_option(function: F) -> F:
     """`--forge-token-file`."""
     wrapped: F = _token(function)
+    return wrapped
+
+
+def webhook_secret_option(function: F) -> F:
+    """`--webhook-secret-file`."""
+    wrapped: F = _secret(function)
     return wrapped
 
 
@@ -51,14 +57,14 @@ def receiving(
     """Receive webhooks at `where` until left; each genuine one calls `ring`, a few times a second at most."""
     from capsule.daemon import Bell, serve_webhooks
     from capsule.forge.api import ForgeError
-    from capsule.forge.choose import token_in
+    from capsule.forge.credential import secret_in
 
     if where is None:
         yield
         return
     if secret_file is None:
         raise click.UsageError("--webhook needs --webhook-secret-file: anybody could wake the reconciler.")
-    secret = token_in(secret_file)
+    secret = secret_in(secret_file)
     try:
         secret()
     except ForgeError as error:

@@ -18,7 +18,8 @@ def show_guide(options: Globals) -> None:
     from capsule.commands.guide import guide
 
     key = os.environ.get("CAPSULE_SIGNING_KEY")
-    found = guide(options.directory, options.root, Path(key) if key else None, now())
+    offline = os.environ.get("CAPSULE_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    found = guide(options.directory, options.root, Path(key) if key else None, now(), offline=offline)
     screen = Screen()
     for at, line in enumerate(found.lines):
         screen.line(line, bold=at == 0)

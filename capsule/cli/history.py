@@ -9,7 +9,7 @@ import click
 
 from capsule.cli.app import Globals
 from capsule.cli.screen import Column, Screen
-from capsule.cli.shared import complete_services, json_option, now, opened, tell_fetched
+from capsule.cli.shared import complete_services, json_option, now, offline_option, opened, tell_fetched
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,9 +31,10 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
     show_default=True,
     help="Incidents of how long are told.",
 )
+@offline_option
 @json_option
 @click.pass_obj
-def history(options: Globals, service: str, window: str, as_json: bool) -> None:
+def history(options: Globals, service: str, window: str, offline: bool, as_json: bool) -> None:
     """How available services were: uptime over 24 h, 7, 30 and 90 days, and incidents.
 
     Computed from what reconcilers recorded on `audit`. Uptime is the share of HEALTHY in the time that a
@@ -43,7 +44,7 @@ def history(options: Globals, service: str, window: str, as_json: bool) -> None:
     from capsule.commands.reads import look
     from capsule.view.model import as_json as value_of
 
-    with opened(options) as repository:
+    with opened(options, offline=offline) as repository:
         seen = look(repository, now())
         tell_fetched(repository, to_people=not as_json)
         found = histories(repository, seen, service)
@@ -75,15 +76,21 @@ def _within(row: HistoryRow, window: str, at: datetime) -> HistoryRow:
     return replace(row, incidents=kept)
 
 
-def _show_all(rows: list[HistoryRow], window: str) -> None:
-    from capsule.view.uptime import percent
+def share(window: WindowRow) -> str:
+    """The uptime of a window; where little of it is on record, of how much: "100 % of 3m"."""
+    from capsule.view.uptime import percent, thin_record
 
+    known = thin_record(window)
+    return percent(window.uptime) + ("" if known is None else f" of {lasted(known)}")
+
+
+def _show_all(rows: list[HistoryRow], window: str) -> None:
     Screen().table(
         [Column("SERVICE"), *(Column(name) for name in _WINDOWS), Column("INCIDENTS"), Column("LONGEST")],
         [
             (
                 row.service,
-                *(percent(each.uptime) for each in row.windows),
+                *(share(each) for each in row.windows),
                 _of(row, window).incidents,
                 lasted(_of(row, window).longest) if _of(row, window).incidents else "",
             )
@@ -97,11 +104,9 @@ def _of(row: HistoryRow, window: str) -> WindowRow:
 
 
 def _show_one(row: HistoryRow, window: str) -> None:
-    from capsule.view.uptime import percent
-
     screen = Screen()
     screen.line(row.service, bold=True)
-    screen.facts((each.window, f"{percent(each.uptime)}{_more(each)}") for each in row.windows)
+    screen.facts((each.window, f"{share(each)}{_more(each)}") for each in row.windows)
     screen.line()
     _show_days(screen, row.days[-max(7, int(_days(window))) :])
     screen.line()

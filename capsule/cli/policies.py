@@ -68,6 +68,52 @@ def _show(found: PolicyShown) -> None:
         screen.line(f"Freeze: {freeze}", style="cyan")
 
 
+@policy.command("add")
+@click.argument("name")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Their OpenSSH public key, such as bob.pub. Make sure that it is theirs.",
+)
+@click.option(
+    "--team",
+    "teams",
+    multiple=True,
+    default=("reviewers",),
+    show_default=True,
+    metavar="TEAM",
+    help="A team they join; may be given several times.",
+)
+@click.option("--email", metavar="ADDRESS", help="Shown in commits.")
+@click.pass_obj
+def add(options: Globals, name: str, key: Path, teams: tuple[str, ...], email: str | None) -> None:
+    """Write NAME and their key into policy.yaml, here in the work tree: what you then propose.
+
+    Raises the serial and keeps your comments. With the first reviewer, the rule that `capsule init` left
+    commented out comes into the file: whatever changes a service needs a reviewer.
+
+    \b
+    capsule policy add bob --key bob.pub
+    """
+    from capsule.commands.policy_add import add_person, read_key
+
+    with opened(options) as repository:
+        done = add_person(repository, name, read_key(key), teams, email)
+    screen = Screen()
+    screen.line(f"{done.file}, serial {done.serial}:", bold=True)
+    for text in done.said:
+        screen.line(f"  {text}")
+    for text in done.left:
+        screen.line(f"  still: {text}", style="yellow")
+    screen.line()
+    screen.line("Nothing is in force yet. Look at it with git diff, then:")
+    screen.line(f"  git switch -c add-{name} && capsule check && git commit -qam 'Add {name}'")
+    screen.line("  capsule propose && git switch main")
+    screen.line("  capsule policy signers        # once it is in force: agents learn who may sign")
+
+
 @policy.command("diff")
 @click.argument("revision", metavar="REV")
 @json_option

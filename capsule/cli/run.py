@@ -16,6 +16,7 @@ from capsule.cli.app import Globals
 from capsule.cli.daemon_options import (
     address,
     keep_running,
+    kept_up,
     log_options,
     monitoring_options,
     set_up_logs,
@@ -145,7 +146,12 @@ def dashboard(options: Globals, bind: tuple[str, int], log_format: str, log_leve
 
     set_up_logs(log_format, log_level)
     wishes = Wishes()
-    with opened(options) as repository, serving(repository, bind), follow_signals(wishes, rereads=False):
+    with (
+        opened(options) as repository,
+        serving(repository, bind),
+        kept_up(repository),
+        follow_signals(wishes, rereads=False),
+    ):
         wishes.stop.wait()
 
 

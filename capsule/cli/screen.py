@@ -2,8 +2,9 @@
 
 Rules kept: every value is cleaned of control characters before it is shown (a document must not be able to
 repaint a terminal); no colour unless on a terminal, none under NO_COLOR; ids are never cut or broken over
-lines: a table too wide for the terminal becomes a list of records; what is not for a terminal has no width
-limit, so that `grep` and `awk` see whole rows. Called by every verb.
+lines: where a table is too wide for the terminal its texts wrap, then columns that can be spared are left out
+and named, and as a last resort, or below 60 columns, it becomes a list of records; what is not for a terminal
+has no width limit, so that `grep` and `awk` see whole rows. Called by every verb.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _STYLES = {
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNLIMITED = 100_000
 _LEAST_FOLDED = 16
+_LEAST_WIDTH = 60
+_GAP = 2
 
 
 def clean(text: object) -> str:
@@ -63,12 +66,22 @@ def _visible(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def _least_width(column: Column, cells: Iterable[object]) -> int:
+    """How many characters a column needs at least: all of its longest cell, or a little of a text."""
+    from rich.cells import cell_len
+
+    widest = max([cell_len(column.title), *(cell_len(clean(cell)) for cell in cells)])
+    return widest if column.whole else min(widest, _LEAST_FOLDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. `whole` columns (names, ids) are never broken over lines."""
+    """A column of a table. `whole` columns (names, ids) are never broken over lines; `spare` says which is
+    left out first where a terminal is too narrow, 1 before 2, and 0 that it never is."""
 
     title: str
     whole: bool = True
+    spare: int = 0
 
 
 class Screen:
@@ -114,10 +127,12 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        kept = [at for at in range(len(columns)) if any(str(row[at]) for row in rows)]
-        if self._stream.isatty() and self._too_narrow([columns[at] for at in kept], rows, kept):
-            self._records(columns, rows)
-            return
+        kept = full = [at for at in range(len(columns)) if any(str(row[at]) for row in rows)]
+        if self._stream.isatty():
+            kept = self._fitting(columns, rows, full)
+            if not kept:
+                self._records(columns, rows)
+                return
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for at in kept:
             table.add_column(
@@ -133,22 +148,31 @@ class Screen:
             console.print(table, soft_wrap=not self._stream.isatty())
         for line in capture.get().splitlines():
             click.echo(line.rstrip(), err=self._err, color=self.colour)
+        spared = [columns[at].title for at in full if at not in kept]
+        if spared:
+            self.line(
+                f"No room here for {', '.join(spared)}: make the window wider, or use --json.", dim=True
+            )
 
-    def _too_narrow(
+    def _fitting(
         self, columns: Sequence[Column], rows: Sequence[Sequence[object]], kept: list[int]
-    ) -> bool:
-        """Whether the terminal has no room for whole columns and a little of the others."""
-        from rich.cells import cell_len
-
-        needed = 0
-        for column, at in zip(columns, kept, strict=True):
-            widest = max([cell_len(column.title), *(cell_len(clean(row[at])) for row in rows)])
-            needed += 2 + (widest if column.whole else min(widest, _LEAST_FOLDED))
-        return needed - 2 > self.width
+    ) -> list[int]:
+        """Those of the columns `kept` for which the terminal has room; none where a table makes no sense."""
+        widths = {at: _least_width(columns[at], [row[at] for row in rows]) for at in kept}
+        spared = iter(sorted((at for at in kept if columns[at].spare), key=lambda at: columns[at].spare))
+        left = list(kept)
+        while sum(widths[at] + _GAP for at in left) - _GAP > self.width:
+            at = next(spared, None)
+            if at is None or self.width < _LEAST_WIDTH:
+                return []
+            left.remove(at)
+        return left
 
     def _records(self, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
         """Each row as a name with facts below it, where the terminal is too narrow for a table."""
-        for row in rows:
+        for at, row in enumerate(rows):
+            if at:
+                self.line()
             self.line(clean(row[0]), bold=True)
             self.facts(
                 (column.title.lower(), value) for column, value in list(zip(columns, row, strict=True))[1:]

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from capsule.cli.app import Globals
+from capsule.cli.forge_options import forge_token_option, webhook_secret_option
+from capsule.cli.notify import notify_dir_option
 from capsule.cli.screen import Screen
 from capsule.cli.shared import json_option, now
 from capsule.cli.ssh_options import host_options, ssh_access
@@ -82,7 +84,8 @@ def clone(options: Globals, url: str, directory: Path, root: str | None, shallow
     """Get the state repository at URL (ssh, https, a path) into DIR, which must be empty or not exist.
 
     The address is remembered as `origin`, the root as `git config capsule.root`, the file of a token by its
-    name; a token itself never. Stock `git clone` is as good: then pin the root yourself.
+    name; a token itself never. After stock `git clone`, pin the root yourself; `capsule
+    doctor` says how that clone gets the reconcilers' heartbeats.
     """
     from capsule.commands.clone import clone as get
 
@@ -104,19 +107,35 @@ def clone(options: Globals, url: str, directory: Path, root: str | None, shallow
 
 @click.command()
 @host_options
+@forge_token_option
+@webhook_secret_option
+@notify_dir_option
+@click.option("--online", is_flag=True, help="Ask the forge, too, whether it answers to the token.")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, ssh_config: Path | None, known_hosts: tuple[Path, ...], as_json: bool) -> None:
+def doctor(
+    ctx: click.Context,
+    ssh_config: Path | None,
+    known_hosts: tuple[Path, ...],
+    forge_token_file: Path | None,
+    webhook_secret_file: Path | None,
+    notify_dir: Path | None,
+    online: bool,
+    as_json: bool,
+) -> None:
     """What is missing or unsafe in this set-up, and the command that mends it.
 
-    Exit code 1 when there is something to mend.
+    Give it the files that the reconciler is given, and it looks at them, too. Exit code 1 when there is
+    something to mend.
     """
+    from capsule.commands.diagnosis import Given
     from capsule.commands.doctor import examine
     from capsule.view.model import as_json as value_of
 
     options: Globals = ctx.obj
     access = ssh_access((), ssh_config, known_hosts)
-    found = examine(options.directory, options.root, now(), ssh=access, token_file=options.token_file)
+    given = Given(access, forge_token_file, webhook_secret_file, notify_dir, online)
+    found = examine(options.directory, options.root, now(), given=given, token_file=options.token_file)
     screen = Screen()
     if as_json:
         screen.json([value_of(item) for item in found])

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from capsule.commands.signing import Identity
 
 _LONGEST_TEXT = 500
+_YOUNG = timedelta(minutes=1)
 F = TypeVar("F", bound=Callable[..., Any])
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, in the dashboard's API format."
+)
+offline_option = click.option(
+    "--offline",
+    is_flag=True,
+    envvar="CAPSULE_OFFLINE",
+    help="Fetch nothing: show what this clone has (CAPSULE_OFFLINE).",
 )
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask; needed where there is no terminal.")
 
@@ -57,16 +64,26 @@ class Subverbs(click.Group):
 
 
 @contextmanager
-def opened(options: Globals) -> Iterator[Repository]:
-    """The state repository that `-C` and `--root` name."""
+def opened(options: Globals, *, offline: bool = True) -> Iterator[Repository]:
+    """The state repository that `-C` and `--root` name, with the remote's news unless `offline`."""
     from capsule.commands.repository import open_repository
 
     repository = open_repository(options.directory, options.root, token_file=options.token_file)
     repository.now = now()
     try:
+        if not offline:
+            _tell_away(repository)
         yield repository
     finally:
         repository.close()
+
+
+def _tell_away(repository: Repository) -> None:
+    from capsule.commands.freshness import get_news
+
+    why = get_news(repository, now())
+    if why:
+        Screen(err=True).line(f"Shown as last fetched: {why}".split("\n")[0], style="yellow")
 
 
 def who_signs(repository: Repository, as_key: Path | None) -> Identity:
@@ -79,19 +96,21 @@ def who_signs(repository: Repository, as_key: Path | None) -> Identity:
 
 
 def ago(then: datetime, at: datetime) -> str:
-    """How long ago, in the largest unit that fits, such as "3h ago"."""
+    """How long ago, in one unit, rounded to the nearest, such as "3h ago"; below two days in hours."""
     seconds = max(0, int((at - then).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
+    for size, unit, below in ((1, "s", 60), (60, "m", 60), (3600, "h", 48)):
+        if round(seconds / size) < below:
+            return f"{round(seconds / size)}{unit} ago"
+    return f"{round(seconds / 86400)}d ago"
 
 
 def tell_fetched(repository: Repository, *, to_people: bool) -> None:
-    """Say to people, on standard error, how old the picture is, where it comes from a remote."""
+    """Say to people, on standard error, how old the picture is, where it comes from a remote and is old."""
     if not to_people or not repository.store.has_remote():
         return
     at = repository.store.fetched_at()
+    if at and now() - at < _YOUNG:
+        return
     told = ago(at, now()) if at else "at an unknown time"
     Screen(err=True).line(f"As fetched {told}; `git fetch` gets what is new.", dim=True)
 
@@ -164,6 +183,15 @@ def complete_open_requests(
 def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of services and of requests."""
     return [*complete_services(ctx, param, incomplete), *complete_requests(ctx, param, incomplete)]
+
+
+def complete_actions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the actions that agents offered when they were last seen, as audit records it."""
+    for audit in _AUDITS:
+        listed = _git_lines(ctx, "grep", "--no-color", "-h", "-E", "^    - [A-Za-z][A-Za-z0-9]*$", audit)
+        if listed:
+            return _matching([line.strip(" -") for line in listed], incomplete)
+    return []
 
 
 _BRANCHES = ("for-each-ref", "--format=%(refname)", "refs/heads/request/", "refs/remotes/origin/request/")

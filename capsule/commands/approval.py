@@ -1,29 +1,34 @@
-"""`capsule approval BASE..HEAD`: whether the policy would be satisfied if a branch were merged, and by whom.
+"""`capsule approval`: whether the policy would be satisfied if a branch were merged, and by whom.
 
 Rules kept: nothing is guessed: the merge is made, named by no ref, and judged by the very code that judges
 main; reviews at the forge count as they would after the merge; nothing is signed and nothing is published.
-Called by the check `capsule/approval` of CI definitions.
+Called by the check `capsule/approval` of CI definitions, and by
+commands.approval_posts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
 from capsule.commands.errors import WrongUsage
 from capsule.commands.forge_access import Connect, reaching
 from capsule.commands.git_program import GitFailed, run_git
-from capsule.commands.pull_request import plan_table, table
+from capsule.commands.pull_request import escaped, plan_table, table
 from capsule.commands.repository import Repository
 from capsule.commands.writing import branch_changes
 from capsule.documents.paths import RequestFolder
-from capsule.documents.types import Attestation
-from capsule.forge.api import RawPull
+from capsule.documents.types import Attestation, Writer
+from capsule.forge.api import Forge, RawPull
 from capsule.plan import missing_text
 from capsule.reconciler.evidence import facts_of
+from capsule.reconciler.pull_facts import writers_of
 from capsule.store.api import Draft, Person
 from capsule.trust.attestations import attest
+from capsule.trust.change_reviews import Origin, attest_change
+from capsule.trust.hearing import hear
 from capsule.trust.objects import find, read_commit
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState, MissingApproval
@@ -44,6 +49,26 @@ class Verdict:
     plan: str = ""
 
 
+class PullAnswer:
+    """What the forge says of a pull request: its reviews, and, asked for where it matters, who wrote its
+    commits: nobody lets in what is their own."""
+
+    def __init__(self, pull: RawPull, forge: Forge) -> None:
+        self.pull = pull
+        self._forge = forge
+
+    @classmethod
+    def of(cls, forge: Forge, number: int) -> PullAnswer | None:
+        """What `forge` says of that pull request; None where it has none. Raises ForgeError."""
+        pull = forge.pull(number)
+        return cls(pull, forge) if pull else None
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        """Who wrote its commits. Raises ForgeError."""
+        return writers_of(self._forge, self.pull.number)
+
+
 def approval(
     repository: Repository,
     target: str,
@@ -58,10 +83,24 @@ def approval(
     SetUpProblem.
     """
     base, head = _ends(repository, target)
-    told = _reviews(repository, base, pull, connect)
-    if told and told.head != head:
+    settings = repository.judge(base).settings.document.spec.forge
+    if pull is None or connect is None or settings is None:
+        return judged_range(repository, base, head, now, None)
+    with reaching(connect, settings) as forge:
+        return judged_range(repository, base, head, now, PullAnswer.of(forge, pull))
+
+
+def judged_range(
+    repository: Repository, base: str, head: str, now: datetime, told: PullAnswer | None
+) -> tuple[Verdict, ...]:
+    """The verdict on what the commit `head` brings to `base`, with the reviews that a forge told.
+
+    Raises WrongUsage where these are about another head.
+    """
+    if told and told.pull.head != head:
+        pull = told.pull
         raise WrongUsage(
-            "HeadMoved", f"pull request {told.number} is at {told.head[:12]}, and HEAD is {head[:12]}"
+            "HeadMoved", f"pull request {pull.number} is at {pull.head[:12]}, and HEAD is {head[:12]}"
         )
     if not branch_changes(repository, base, head):
         return ()
@@ -88,7 +127,7 @@ def as_markdown(verdicts: Sequence[Verdict]) -> str:
         return "Nothing here needs approval.\n"
     lines = table(("what", "approval"), [(each.subject, _words(each)) for each in verdicts])
     for each in verdicts:
-        lines += ["", f"### Plan of `{each.subject}`", "", each.plan] if each.plan else []
+        lines += ["", f"### Plan of {escaped(each.subject)}", "", each.plan] if each.plan else []
     return "\n".join([*lines, ""])
 
 
@@ -104,10 +143,11 @@ def _ends(repository: Repository, target: str) -> tuple[str, str]:
         raise WrongUsage(
             "BadRange", f"{target!r} is not of the form BASE..HEAD", "capsule approval main..HEAD"
         )
-    return _commit(repository, base or "main"), _commit(repository, head or "HEAD")
+    return commit_named(repository, base or "main"), commit_named(repository, head or "HEAD")
 
 
-def _commit(repository: Repository, name: str) -> str:
+def commit_named(repository: Repository, name: str) -> str:
+    """The id of the commit that a person calls `name`. Raises WrongUsage."""
     tried = [f"refs/heads/{name}", f"refs/remotes/origin/{name}", name]
     for each in tried if not name.startswith("-") else ():
         try:
@@ -116,16 +156,6 @@ def _commit(repository: Repository, name: str) -> str:
         except GitFailed:
             continue
     raise WrongUsage("BadRevision", f"{name!r} is no revision here", "capsule approval main..HEAD")
-
-
-def _reviews(
-    repository: Repository, base: str, number: int | None, connect: Connect | None
-) -> RawPull | None:
-    settings = repository.judge(base).settings.document.spec.forge
-    if number is None or connect is None or settings is None:
-        return None
-    with reaching(connect, settings) as forge:
-        return forge.pull(number)
 
 
 def _mergers(judging: _Judging, names: set[str]) -> dict[str, tuple[str, ...]]:
@@ -142,13 +172,13 @@ class _Judging:
     """Merges of one branch into one base, judged."""
 
     def __init__(
-        self, repository: Repository, base: str, head: str, now: datetime, pull: RawPull | None
+        self, repository: Repository, base: str, head: str, now: datetime, told: PullAnswer | None
     ) -> None:
         self._repository = repository
         self._base = base
         self._head = head
         self._now = now
-        self._pull = pull
+        self._told = told
         self._edits = branch_changes(repository, base, head)
         self._missing: dict[str, tuple[MissingApproval, ...]] = {}
 
@@ -165,8 +195,38 @@ class _Judging:
                 at=self._now,
             )
         )
-        state = self._repository.judge(merge)
+        state = self._reviewed(self._repository.judge(merge), merge)
         return {each.subject: each for each in (*self._changes(state), *self._requests(state, merge))}
+
+    def _reviewed(self, state: MainState, merge: str) -> MainState:
+        """Main as it would be once a reconciler has recorded what the forge says of the merge."""
+        settings = state.settings.document.spec.forge
+        paths = [each.path for each in state.pending if each.since == merge and each.takes_reviews]
+        if self._told is None or settings is None or not paths:
+            return state
+        store = self._repository.store
+        tree = read_commit(store, self._head).tree
+        blobs = {path: entry.oid for path in paths if (entry := find(store, tree, path))}
+        told = attest_change(
+            facts_of(settings, self._told.pull, merge, blobs),
+            Origin(self._told.writers, self._at_the_fork(paths)),
+            policy=state.policy.document,
+            steps=(merge,),
+            absent=[path for path in paths if path not in blobs],
+            revision=state.tip,
+            reconciler="approval",
+            now=self._now,
+        )
+        return hear(store, state, told)
+
+    def _at_the_fork(self, paths: Collection[str]) -> dict[str, str]:
+        """The blob ids of `paths` where the branch left its base."""
+        store = self._repository.store
+        fork = run_git(
+            self._repository.directory, "--no-replace-objects", "merge-base", self._base, self._head
+        )
+        tree = read_commit(store, fork).tree
+        return {path: entry.oid for path in paths if (entry := find(store, tree, path))}
 
     def candidates(self, names: set[str]) -> Iterator[tuple[str, str]]:
         """The people who may still approve one of `names`, with the e-mail that merges of theirs carry."""
@@ -214,7 +274,7 @@ class _Judging:
     ) -> dict[str, tuple[Attestation, ...]]:
         """What a reconciler would record of the reviews after the merge."""
         settings = state.settings.document.spec.forge
-        if self._pull is None or settings is None:
+        if self._told is None or settings is None:
             return {}
         store = self._repository.store
         found: dict[str, tuple[Attestation, ...]] = {}
@@ -222,6 +282,15 @@ class _Judging:
         for name, judged in mine.items():
             entry = find(store, tree, judged.path)
             paths = {judged.path: entry.oid} if entry else {}
-            facts = facts_of(settings, self._pull, merge, paths)
-            found[name] = (attest(judged, facts, revision=merge, reconciler="approval", now=self._now),)
+            facts = facts_of(settings, self._told.pull, merge, paths)
+            found[name] = (
+                attest(
+                    judged,
+                    facts,
+                    policy=state.policy.document,
+                    revision=merge,
+                    reconciler="approval",
+                    now=self._now,
+                ),
+            )
         return found

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from capsule.commands.errors import CommandError, WrongUsage
-from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
+from capsule.commands.git_program import WHERE_TO_FIND_ONE, GitFailed, Location, locate, run_git, setting
 from capsule.commands.repository import incomplete_clone
 from capsule.documents import paths
 from capsule.documents.check import check_change, check_tree
@@ -64,7 +64,11 @@ def _check_here(directory: Path, root: str | None, now: datetime) -> Checked:
     location = locate(directory)
     if location.work_tree is None:
         return _check_revision(location, paths.MAIN, root, now)
-    found = _check_folder(location.work_tree, "", root or setting(directory, "capsule.root"), now)
+    root = root or setting(directory, "capsule.root")
+    if not root and not any((location.work_tree / each).exists() for each in (paths.SETTINGS, paths.POLICY)):
+        text = f"{location.work_tree} is a git repository, but no state repository: it has no {paths.POLICY}"
+        raise SetUpProblem("NoStateRepository", text, WHERE_TO_FIND_ONE)
+    found = _check_folder(location.work_tree, "", root, now)
     step = _step_from_main(location, location.work_tree)
     return Checked(found.what, tuple(sorted({*found.problems, *step})))
 
@@ -113,7 +117,7 @@ def _check_path(path: Path, root: str | None, now: datetime) -> Checked:
     raise WrongUsage(
         "NoStateRepository",
         f"{path} is not in a state repository: there is no {paths.SETTINGS} in it or above it",
-        "capsule init DIR",
+        WHERE_TO_FIND_ONE,
     )
 
 

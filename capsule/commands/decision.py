@@ -33,6 +33,7 @@ from capsule.store.api import PushRefused
 from capsule.trust.evidence import strongest
 from capsule.trust.policy import may_approve, missing_approvals
 from capsule.trust.state import InForce, JudgedRequest, MissingApproval, SeenApproval
+from capsule.view.requests import held_back
 from capsule_agent.protocol.messages import Approval, ApprovedRequest
 from capsule_agent.protocol.sshsig import APPROVAL
 
@@ -79,6 +80,8 @@ class Decided:
     merged: Merged | None
     missing: tuple[MissingApproval, ...]
     note: str = ""
+    held: str = ""
+    """What keeps an approved request from being begun now, in words."""
 
 
 def review(repository: Repository, identity: Identity, name: str, word: Word, now: datetime) -> Review:
@@ -256,7 +259,8 @@ def _merge(
     except PushRefused as error:
         branch = _branch_for_pull_request(repository, review, commit)
         return Decided(commit, None, (), f"main is protected: open a pull request from {branch} ({error})")
-    return Decided(commit, merged, found[-1].missing)
+    held = held_back(review.document.spec, repository.state, now)
+    return Decided(commit, merged, found[-1].missing, held=held.message if held else "")
 
 
 def _branch_for_pull_request(repository: Repository, review: Review, commit: str) -> str:

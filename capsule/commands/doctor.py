@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
+from capsule.commands.diagnosis import Diagnosis, Given, Patient
+from capsule.commands.doctor_forge import forge, receivers
+from capsule.commands.doctor_hosting import hooks
 from capsule.commands.errors import CommandError
 from capsule.commands.git_program import GitFailed, run_git, setting
 from capsule.commands.init import ALLOWED_SIGNERS, RECONCILER_KEY
@@ -23,36 +24,16 @@ from capsule.commands.reads import look
 from capsule.commands.reconcile import machine_of, read_key, reconcilers, runs_here
 from capsule.commands.repository import Repository, first_commit, open_repository
 from capsule.commands.signing import find_signer, identify
-from capsule.commands.ssh_access import SshAccess, doubtful_hosts
-from capsule.documents.paths import MAIN
+from capsule.commands.ssh_access import doubtful_hosts
+from capsule.documents.paths import MAIN, POLICY
+from capsule.documents.types import Policy
 from capsule.store.api import StoreError
-from capsule.trust.policy import allowed_signers
+from capsule.store.git_settings import HEARTBEATS_REFSPEC
+from capsule.trust.published import allowed_signers
 
-Verdict = Literal["ok", "note", "mend"]
 _OLDEST_GIT = (2, 34)
 _CLOCK_SLACK = timedelta(minutes=5)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One thing that was looked at. `remedy` is the command that mends it."""
-
-    verdict: Verdict
-    reason: str
-    message: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Patient:
-    repository: Repository
-    now: datetime
-    ssh: SshAccess
-
-    @property
-    def directory(self) -> Path:
-        return self.repository.directory
 
 
 def examine(
@@ -60,12 +41,13 @@ def examine(
     root: str | None,
     now: datetime,
     *,
-    ssh: SshAccess | None = None,
+    given: Given | None = None,
     token_file: Path | None = None,
 ) -> tuple[Diagnosis, ...]:
     """Everything that can be examined from `directory`, in the order in which a person would mend it.
 
-    `ssh` is how the reconciler would reach agents behind sshd; no host is connected to.
+    `given` are the files that the reconciler is given; no host is connected to, but for the forge when it
+    says so.
     """
     found = list(_git_itself(directory))
     try:
@@ -75,14 +57,14 @@ def examine(
         return tuple(found)
     try:
         repository.now = now
-        patient = _Patient(repository, now, ssh or SshAccess())
+        patient = Patient(repository, now, given or Given())
         found += chain.from_iterable(_safely(each, patient) for each in _EXAMINATIONS)
     finally:
         repository.close()
     return tuple(found)
 
 
-def _safely(examination: Callable[[_Patient], Iterator[Diagnosis]], patient: _Patient) -> list[Diagnosis]:
+def _safely(examination: Callable[[Patient], Iterator[Diagnosis]], patient: Patient) -> list[Diagnosis]:
     found = []
     try:
         for diagnosis in examination(patient):
@@ -120,7 +102,7 @@ def _git_itself(directory: Path) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", "Git", text)
 
 
-def _root(patient: _Patient) -> Iterator[Diagnosis]:
+def _root(patient: Patient) -> Iterator[Diagnosis]:
     repository = patient.repository
     first = first_commit(patient.directory)
     if repository.root_source == "first commit":
@@ -141,7 +123,7 @@ def _root(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", "Root", f"root {first}, pinned")
 
 
-def _in_force(patient: _Patient) -> Iterator[Diagnosis]:
+def _in_force(patient: Patient) -> Iterator[Diagnosis]:
     state = patient.repository.state
     if state.suspended:
         yield Diagnosis(
@@ -176,7 +158,7 @@ def _in_force(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", "Main", f"main is judged up to {state.tip[:12]}, all of it in force")
 
 
-def _signing_key(patient: _Patient) -> Iterator[Diagnosis]:
+def _signing_key(patient: Patient) -> Iterator[Diagnosis]:
     signer = find_signer(patient.directory)
     identity = identify(
         patient.repository.policy, signer, patient.directory, patient.repository.state.policy.document
@@ -185,7 +167,7 @@ def _signing_key(patient: _Patient) -> Iterator[Diagnosis]:
     yield Diagnosis("ok", "SigningKey", f"you sign as {identity.principal} ({signer.public.fingerprint})")
 
 
-def _git_shows_signatures(patient: _Patient) -> Iterator[Diagnosis]:
+def _git_shows_signatures(patient: Patient) -> Iterator[Diagnosis]:
     configured = setting(patient.directory, "gpg.ssh.allowedSignersFile", as_path=True)
     own = patient.repository.location.git_dir / ALLOWED_SIGNERS
     wanted = allowed_signers(patient.repository.state.policy.document)
@@ -198,7 +180,7 @@ def _git_shows_signatures(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", "AllowedSigners", "git names the signers of commits")
 
 
-def _reconciler_key(patient: _Patient) -> Iterator[Diagnosis]:
+def _reconciler_key(patient: Patient) -> Iterator[Diagnosis]:
     file = patient.repository.location.git_dir / RECONCILER_KEY
     if not runs_here(patient.repository):
         yield Diagnosis("note", "NoReconcilerKey", "no reconciler's key here: this clone is for people")
@@ -212,7 +194,7 @@ def _reconciler_key(patient: _Patient) -> Iterator[Diagnosis]:
     yield Diagnosis("ok", "ReconcilerKey", f"the key of {name}, readable by its owner alone")
 
 
-def _branches(patient: _Patient) -> Iterator[Diagnosis]:
+def _branches(patient: Patient) -> Iterator[Diagnosis]:
     repository = patient.repository
     if repository.audit is None:
         yield Diagnosis(
@@ -237,7 +219,8 @@ def _branches(patient: _Patient) -> Iterator[Diagnosis]:
     )
 
 
-def _heartbeats(patient: _Patient) -> Iterator[Diagnosis]:
+def _heartbeats(patient: Patient) -> Iterator[Diagnosis]:
+    yield from _refspec(patient.repository)
     seen = look(patient.repository, patient.now)
     for beat in seen.heartbeats:
         if beat.at - patient.now > _CLOCK_SLACK:
@@ -253,9 +236,27 @@ def _heartbeats(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "mend",
             "HeartbeatDead",
-            "no reconciler gives a sign of life",
+            "no reconciler gives a sign of life"
+            if seen.heartbeats or not patient.repository.store.has_remote()
+            else "unknown here: no heartbeat was fetched",
             _start(patient.repository),
         )
+
+
+def _refspec(repository: Repository) -> Iterator[Diagnosis]:
+    """Stock `git fetch` gets branches alone: a plain clone hears no heartbeat of its own accord."""
+    wanted = "refs/capsule/heartbeat/"
+    if not repository.store.has_remote() or wanted in run_git(
+        repository.directory, "config", "--get-regexp", r"^remote\.origin\."
+    ):
+        return
+    where = f"git -C {repository.directory}"
+    yield Diagnosis(
+        "note",
+        "HeartbeatsNotFetched",
+        "stock `git fetch` does not get the reconcilers' heartbeats here",
+        f"{where} config --add remote.origin.fetch '{HEARTBEATS_REFSPEC}' && {where} fetch",
+    )
 
 
 def _start(repository: Repository) -> str:
@@ -265,7 +266,7 @@ def _start(repository: Repository) -> str:
     return f"Its key is not in this clone: tell whoever runs {reconcilers(repository)}, who types: capsule up"
 
 
-def _clock(patient: _Patient) -> Iterator[Diagnosis]:
+def _clock(patient: Patient) -> Iterator[Diagnosis]:
     when = datetime.fromtimestamp(
         int(run_git(patient.directory, "log", "-1", "--format=%ct", MAIN, "--") or 0), UTC
     )
@@ -280,7 +281,7 @@ def _clock(patient: _Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("ok", "Clock", f"the clock says {patient.now:%Y-%m-%d %H:%M:%S}Z")
 
 
-def _services(patient: _Patient) -> Iterator[Diagnosis]:
+def _services(patient: Patient) -> Iterator[Diagnosis]:
     for name, service in patient.repository.state.services.items():
         agent = service.document.spec.agent
         if agent.key is None:
@@ -300,13 +301,14 @@ def _services(patient: _Patient) -> Iterator[Diagnosis]:
             )
 
 
-def _ssh_hosts(patient: _Patient) -> Iterator[Diagnosis]:
+def _ssh_hosts(patient: Patient) -> Iterator[Diagnosis]:
     agents = {name: item.document.spec.agent for name, item in patient.repository.state.services.items()}
-    for doubt in doubtful_hosts(patient.ssh, agents):
+    for doubt in doubtful_hosts(patient.given.ssh, agents):
         yield Diagnosis("mend", doubt.reason, doubt.message, doubt.remedy)
 
 
-def _rules(patient: _Patient) -> Iterator[Diagnosis]:
+def _rules(patient: Patient) -> Iterator[Diagnosis]:
+    yield from _one_person(patient.repository.state.policy.document)
     for number, rule in enumerate(patient.repository.state.policy.document.spec.rules, 1):
         if rule.match.action and rule.approvals and rule.evidence != "signature":
             yield Diagnosis(
@@ -318,7 +320,21 @@ def _rules(patient: _Patient) -> Iterator[Diagnosis]:
             )
 
 
-_EXAMINATIONS: tuple[Callable[[_Patient], Iterator[Diagnosis]], ...] = (
+def _one_person(policy: Policy) -> Iterator[Diagnosis]:
+    """Rules that let one person change documents, where others approve actions: they are the way around."""
+    rules = policy.spec.rules
+    alone = [rule.match.change for rule in rules if rule.match.change and not rule.approvals]
+    if alone and any(rule.approvals for rule in rules):
+        yield Diagnosis(
+            "note",
+            "OnePersonChanges",
+            f"one person alone may change {', '.join(map(str, alone))}: that leads around every approval "
+            "that other rules ask for",
+            f"In {POLICY}: approvals: [{{team: reviewers, count: 1}}]; for the policy a second owner",
+        )
+
+
+_EXAMINATIONS: tuple[Callable[[Patient], Iterator[Diagnosis]], ...] = (
     _root,
     _in_force,
     _signing_key,
@@ -330,4 +346,7 @@ _EXAMINATIONS: tuple[Callable[[_Patient], Iterator[Diagnosis]], ...] = (
     _services,
     _ssh_hosts,
     _rules,
+    forge,
+    receivers,
+    hooks,
 )

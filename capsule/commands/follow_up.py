@@ -8,13 +8,15 @@ never begun or ended badly: where nobody knows how it ended, a person looks firs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from capsule.commands.errors import CommandError, RefusedByPolicy, WrongUsage
+from capsule.commands.recorded_status import recorded_status
 from capsule.commands.repository import Repository
-from capsule.commands.request import LONGEST_REASON, Asked, Wish, find_request, request
+from capsule.commands.request import LONGEST_REASON, Asked, Wish, find_request, request, resolve_targets
 from capsule.commands.signing import Identity
+from capsule.documents.scalars import instant_text
 from capsule.documents.types import ActionRequest
 from capsule.lifecycle import FINAL, RequestRecords, request_phase
 from capsule.trust.break_glass import acknowledging_teams, unfit_to_acknowledge
@@ -59,15 +61,47 @@ def acknowledge(
     reason: str,
     now: datetime,
 ) -> Asked:
-    """Ask that `condition` of the services is taken as known: one of CONDITIONS. Raises WrongUsage."""
+    """Ask that `condition` of the services, as it stands on record, is taken as known: one of CONDITIONS.
+
+    The request names since when it stands, so that it covers nothing that happens before it is carried out.
+    Raises WrongUsage.
+    """
     if condition not in CONDITIONS:
         raise WrongUsage(
             "UnknownCondition",
             f"{condition} is not acknowledged: it goes when its cause goes",
             f"These wait for a person: {', '.join(CONDITIONS)}",
         )
-    wish = Wish(ACKNOWLEDGE, reason, services, params={"condition": condition})
-    return request(repository, identity, wish, now)
+    repository.refresh()
+    wish = Wish(ACKNOWLEDGE, reason, services)
+    since = _since(repository, resolve_targets(repository.state, wish), condition)
+    params = {"condition": condition, "since": instant_text(since)}
+    return request(repository, identity, replace(wish, params=params), now)
+
+
+def _since(repository: Repository, services: Sequence[str], condition: str) -> datetime:
+    """Since when the condition stands for all of these services, as audit records it. Raises WrongUsage."""
+    found = {_began(repository, name, condition): name for name in services}
+    if len(found) > 1:
+        told = "; ".join(f"{name} since {instant_text(since)}" for since, name in sorted(found.items())[:3])
+        raise WrongUsage(
+            "SeenAtDifferentTimes",
+            f"{condition} stands for {told}",
+            "Acknowledge each by itself: a request names one time, and covers nothing else.",
+        )
+    return next(iter(found))
+
+
+def _began(repository: Repository, service: str, condition: str) -> datetime:
+    status = recorded_status(repository, service)
+    for item in status.conditions if status else ():
+        if item.type == condition:
+            return item.since
+    raise WrongUsage(
+        "NothingToAcknowledge",
+        f"{condition} does not stand for {service}, as last recorded",
+        f"capsule show {service} tells what does",
+    )
 
 
 def acknowledge_glass(

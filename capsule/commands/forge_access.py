@@ -13,17 +13,19 @@ from pathlib import Path
 from capsule.commands.errors import CommandError, SetUpProblem
 from capsule.documents.types import ForgeSettings
 from capsule.forge.api import EvidenceUnavailable, Forge, ForgeError
-from capsule.forge.choose import forge_of, token_in
+from capsule.forge.choose import forge_of
+from capsule.forge.credential import token_in
 
+_ABOUT_THE_FILE = ("ForgeServerChanged", "ForgeTokenUnreadable")
 Connect = Callable[[ForgeSettings], Forge]
 
 
 def connector(token_file: Path | None) -> Connect | None:
-    """What makes the client of a forge with the token in `token_file`; None without one."""
+    """What makes the client of a forge with the token in `token_file`, if it is for that forge; None without
+    a file."""
     if token_file is None:
         return None
-    token = token_in(token_file)
-    return lambda settings: forge_of(settings, token)
+    return lambda settings: forge_of(settings, token_in(token_file, settings))
 
 
 @contextmanager
@@ -34,16 +36,18 @@ def reaching(connect: Connect, settings: ForgeSettings) -> Iterator[Forge]:
         forge = connect(settings)
         yield forge
     except ForgeError as error:
-        raise _told(error, settings) from None
+        raise told(error, settings) from None
     finally:
         if forge:
             forge.close()
 
 
-def _told(error: ForgeError, settings: ForgeSettings) -> CommandError:
-    hint = (
-        "It may only be busy: try again in a moment."
-        if isinstance(error, EvidenceUnavailable)
-        else "See docs/how-to/use-a-forge.md for the rights that the token needs."
-    )
+def told(error: ForgeError, settings: ForgeSettings) -> CommandError:
+    """What a person is told of a call that failed, and what to do next."""
+    if isinstance(error, EvidenceUnavailable):
+        hint = "It may only be busy: try again in a moment."
+    elif error.reason in _ABOUT_THE_FILE:
+        hint = f"The file holds one line: TOKEN {settings.server.rstrip('/')}/{settings.repository}"
+    else:
+        hint = "See docs/how-to/use-a-forge.md for the rights that the token needs."
     return SetUpProblem(error.reason, f"{settings.kind} at {settings.server}: {error}", hint)

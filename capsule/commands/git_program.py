@@ -12,6 +12,11 @@ from pathlib import Path
 
 from capsule.commands.errors import SetUpProblem
 
+WHERE_TO_FIND_ONE = (
+    "Create a state repository with `capsule init DIR`, get one with `capsule clone URL DIR`, or name one "
+    "with -C DIR or CAPSULE_REPO."
+)
+
 
 class GitFailed(Exception):
     """Git ended with an error; the text is what it said."""
@@ -90,7 +95,7 @@ def locate(directory: Path) -> Location:
         raise SetUpProblem(
             "NoRepository",
             f"{directory} is not in a git repository",
-            "Create a state repository with `capsule init DIR`, or name one with -C DIR or CAPSULE_REPO.",
+            WHERE_TO_FIND_ONE,
         ) from None
     git_dir = Path(answer[0])
     if answer[1] == "true":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from capsule.commands.errors import CommandError
+from capsule.commands.freshness import get_news
 from capsule.commands.git_program import GitFailed, run_git
 from capsule.commands.reads import look
 from capsule.commands.reconcile import reconcilers, runs_here
@@ -15,7 +16,11 @@ from capsule.commands.repository import Repository, open_repository
 from capsule.commands.signing import find_signer, identify
 from capsule.documents.paths import SETTINGS
 from capsule.store.api import StoreError
-from capsule.view.model import RequestRow, ServiceRow, Snapshot, needs_attention
+from capsule.view.model import RequestRow, ServiceRow, Snapshot, needs_attention, switched_otherwise
+from capsule.view.summary import summary
+
+_MOST = 3
+_YOUNG = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,9 @@ class _Me:
     problem: str = ""
 
 
-def guide(directory: Path, root: str | None, as_key: Path | None, now: datetime) -> Guide:
+def guide(
+    directory: Path, root: str | None, as_key: Path | None, now: datetime, *, offline: bool = False
+) -> Guide:
     """What is so in `directory`, and what to do next. Never raises for a directory that is not set up."""
     try:
         repository = open_repository(directory, root)
@@ -52,7 +59,8 @@ def guide(directory: Path, root: str | None, as_key: Path | None, now: datetime)
         repository.now = now
         if not _is_state_repository(repository):
             return _nothing_here(directory)
-        return _here(repository, look(repository, now), _me(repository, as_key))
+        away = "" if offline else get_news(repository, now)
+        return _here(repository, look(repository, now), _me(repository, as_key), away)
     except (CommandError, StoreError) as error:
         return Guide(
             (f"This state repository cannot be shown: {error}",),
@@ -91,12 +99,14 @@ def _me(repository: Repository, as_key: Path | None) -> _Me:
         return _Me(None, "your signing key is nobody's in its policy" if unknown else str(error))
 
 
-def _here(repository: Repository, seen: Snapshot, me: _Me) -> Guide:
+def _here(repository: Repository, seen: Snapshot, me: _Me, away: str) -> Guide:
     waiting = [row for row in seen.requests if row.phase == "Proposed"]
     mine = [row for row in waiting if me.name in _candidates(row)]
-    lines = [_who(seen, me), _services(seen)]
+    lines = [_who(seen, me), *_services(seen)]
     if seen.suspended:
         lines.append(f"Suspended, nothing is acted on: {seen.suspended}")
+    lines += _conditions(seen)
+    lines += [f"{freeze.message} [{freeze.reason}]" for freeze in seen.freezes[:_MOST]]
     if mine:
         lines.append(f"{_count(mine, 'request')} {'waits' if len(mine) == 1 else 'wait'} for your approval.")
     others = len(waiting) - len(mine)
@@ -107,8 +117,10 @@ def _here(repository: Repository, seen: Snapshot, me: _Me) -> Guide:
         )
     if not waiting:
         lines.append("No request waits for approval.")
+    lines += _held(seen)
     if not _alive(seen):
-        lines.append(_silence(repository))
+        lines.append(_silence(repository, seen))
+    lines += _age(repository, seen.now, away)
     return Guide(tuple(lines), tuple(_steps(repository, seen, me.name, mine)))
 
 
@@ -117,20 +129,55 @@ def _who(seen: Snapshot, me: _Me) -> str:
     return f"{title}; you are {me.name}." if me.name else f"{title}; {me.problem}."
 
 
-def _services(seen: Snapshot) -> str:
-    if not seen.services:
-        return "No services yet."
-    bad = [row for row in seen.services if needs_attention(row)]
-    if not bad:
-        return f"{_count(seen.services, 'service')}, all well."
-    named = ", ".join(f"{row.name} {_why(row)}" for row in bad[:3])
-    more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
-    return f"{_count(seen.services, 'service')}; {named}{more}."
+def _services(seen: Snapshot) -> list[str]:
+    """All of them in a sentence; and by name those that need somebody, and those switched off."""
+    named = [f"{row.name} {_why(row)}" for row in seen.services if needs_attention(row)]
+    named += [
+        f"{row.name} is {row.status}"
+        for row in seen.services
+        if row.status == "DISABLED" and not needs_attention(row)
+    ]
+    return [summary(seen), *([f"{_some(named)}."] if named else [])]
+
+
+def _conditions(seen: Snapshot) -> list[str]:
+    """What everybody should know of the repository, what is most urgent first."""
+    found = sorted(seen.conditions, key=lambda each: each.type != "BreakGlass")
+    told = [
+        f"{'BREAK-GLASS: ' if each.type == 'BreakGlass' else ''}{each.message} [{each.reason}]"
+        for each in found
+    ]
+    more = [f"And {len(told) - _MOST} more: capsule services"] if len(told) > _MOST else []
+    return [*told[:_MOST], *more]
+
+
+def _held(seen: Snapshot) -> list[str]:
+    held = [row for row in seen.requests if row.phase == "Held"]
+    if not held:
+        return []
+    verb = "is" if len(held) == 1 else "are"
+    return [
+        f"{_count(held, 'request')} {verb} held: {_some([f'{row.name} ({row.message})' for row in held])}."
+    ]
+
+
+def _some(told: list[str]) -> str:
+    return ", ".join(told[:_MOST]) + (f", and {len(told) - _MOST} more" if len(told) > _MOST else "")
+
+
+def _age(repository: Repository, now: datetime, away: str) -> list[str]:
+    """How old what is shown is, where it comes from a remote and is not of this minute."""
+    at = repository.store.fetched_at()
+    if not repository.store.has_remote() or (at and now - at < _YOUNG):
+        return []
+    told = f"last fetched at {at:%Y-%m-%d %H:%M} UTC" if at else "of an unknown time"
+    why = away.split("\n", maxsplit=1)[0]
+    return [f"This picture is {told}{f': {why}' if why else ''}."]
 
 
 def _why(row: ServiceRow) -> str:
     """What makes a service stand out: its status, or else drift, or else its first condition."""
-    if row.status not in ("HEALTHY", "DISABLED"):
+    if row.status not in ("HEALTHY", "DISABLED") or switched_otherwise(row):
         return f"is {row.status}"
     if row.drift:
         return f"drifts ({row.drift[0].pin})"
@@ -154,7 +201,9 @@ def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[Re
         steps.append(Step("capsule services", "how they are"))
         steps.append(Step("capsule request rotateKey SERVICE --reason TEXT", "ask for an action"))
     if _alive(seen) or not runs_here(repository):
-        steps.append(Step("capsule dashboard", "all of it in a browser"))
+        steps.append(
+            Step("capsule dashboard", "all of it in a browser (where `capsule up` runs, it serves that)")
+        )
     else:
         steps.append(Step("capsule up", "start the reconciler and the dashboard"))
     steps.append(Step("capsule log", "who asked, who approved, what happened"))
@@ -166,7 +215,9 @@ def _alive(seen: Snapshot) -> bool:
     return any(beat.alive for beat in seen.heartbeats)
 
 
-def _silence(repository: Repository) -> str:
+def _silence(repository: Repository, seen: Snapshot) -> str:
+    if not seen.heartbeats and repository.store.has_remote():
+        return "Unknown here: no heartbeat of a reconciler was fetched, and what is shown may be old."
     silence = "No reconciler gives a sign of life: nothing is acted on, and what is shown may be old."
     if runs_here(repository):
         return silence

@@ -11,9 +11,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from capsule.commands.errors import CommandError, SetUpProblem
+from capsule.commands.hook_memory import remember, remembered
 from capsule.store.git import open_store
 from capsule.trust.pushes import Push, RefusedPush, judge_push
 
@@ -79,6 +81,14 @@ def refusals(
                 "the server does not know the root of this repository, so nothing can be judged",
                 "Whoever runs it: capsule -C REPOSITORY protect --root ID",
             )
-        return judge_push(store, root, store.refs(), pushes, now)
+        return judge_push(
+            store,
+            root,
+            store.refs(),
+            pushes,
+            now,
+            known=partial(remembered, store.git_folder),
+            keep=partial(remember, store.git_folder),
+        )
     finally:
         store.close()

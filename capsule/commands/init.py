@@ -25,7 +25,9 @@ from capsule.documents.scalars import NAME
 from capsule.documents.schemas import schemas
 from capsule.documents.types import Policy
 from capsule.store.api import Draft, Person, RefUpdate, Store
-from capsule.trust.policy import allowed_signers, load_policy, signers_document
+from capsule.store.git_settings import FOLLOWS_ORIGIN
+from capsule.trust.policy_checks import load_policy
+from capsule.trust.published import allowed_signers, signers_document
 from capsule_agent.protocol.sshsig import SIGNERS as SIGNERS_NAMESPACE
 
 RECONCILER = "reconciler-1"
@@ -225,6 +227,9 @@ def _settings(building: Path, final: Path, identity: Identity, root: str, bare: 
         "commit.gpgsign": "true",
     }.items():
         write_setting(building, name, value)
+    if not bare:
+        for name, value in FOLLOWS_ORIGIN:  # for the day when the repository gets a server
+            write_setting(building, name, value)
 
 
 def write_allowed_signers(git_dir: Path, policy: Policy) -> Path:

@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from capsule.commands.recorded_status import recorded_status
 from capsule.commands.repository import Repository
-from capsule.documents.codec import InvalidDocument, load_as
-from capsule.documents.paths import status_path
-from capsule.documents.types import ServiceStatus
-from capsule.trust.objects import BadObject, MissingObject, file_bytes, read_commit
 
 _NO_AGENT = frozenset({"cancel", "abort", "acknowledge", "resolve", "resume"})
 
@@ -45,25 +42,14 @@ def not_offered(repository: Repository, action: str, targets: Sequence[str]) -> 
 def _not_offered_when_last_seen(
     repository: Repository, action: str, targets: Sequence[str]
 ) -> tuple[NotOffered, ...]:
-    audit = repository.audit
-    if audit is None:
-        return ()
-    try:
-        tree = read_commit(repository.store, audit).tree
-        found = ((name, _offered(repository, tree, name)) for name in targets)
-        return tuple(
-            NotOffered(name, offered, next(iter(get_close_matches(action, offered, n=1)), None))
-            for name, offered in found
-            if offered and action not in offered
-        )
-    except (BadObject, MissingObject):
-        return ()
+    found = ((name, _offered(repository, name)) for name in targets)
+    return tuple(
+        NotOffered(name, offered, next(iter(get_close_matches(action, offered, n=1)), None))
+        for name, offered in found
+        if offered and action not in offered
+    )
 
 
-def _offered(repository: Repository, tree: str, service: str) -> tuple[str, ...]:
-    path = status_path(repository.state.services[service].path)
-    data = file_bytes(repository.store, tree, path)
-    try:
-        return load_as(ServiceStatus, data, path).spec.actions if data else ()
-    except InvalidDocument:
-        return ()
+def _offered(repository: Repository, service: str) -> tuple[str, ...]:
+    status = recorded_status(repository, service)
+    return status.actions if status else ()

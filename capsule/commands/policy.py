@@ -16,7 +16,8 @@ from capsule.commands.writing import commit_as, file_at, move_branch
 from capsule.documents.paths import MAIN, POLICY, SIGNERS, SIGNERS_FOLDER
 from capsule.store.api import PushRefused
 from capsule.trust.key_validity import policy_at
-from capsule.trust.policy import OWNERS, allowed_signers, people, signers_document
+from capsule.trust.policy import OWNERS, people
+from capsule.trust.published import allowed_signers, signers_document
 from capsule_agent.protocol.messages import Signers, decode
 from capsule_agent.protocol.sshsig import SIGNERS as NAMESPACE
 

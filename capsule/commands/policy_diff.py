@@ -22,15 +22,8 @@ from capsule.documents.types import ChangeKind, Policy, Rule
 from capsule.trust.evidence import at_least
 from capsule.trust.key_validity import key_text, policy_at
 from capsule.trust.objects import BadObject, MissingObject
-from capsule.trust.policy import (
-    InvalidPolicy,
-    is_satisfiable,
-    load_policy,
-    people,
-    requesters,
-    rule_for_action,
-    rules_for_change,
-)
+from capsule.trust.policy import is_satisfiable, people, requesters, rule_for_action, rules_for_change
+from capsule.trust.policy_checks import InvalidPolicy, load_policy
 
 ANY = "any other action"
 _CHANGES: tuple[ChangeKind, ...] = ("service", "settings", "policy")
@@ -149,7 +142,7 @@ def _principals(before: Policy, after: Policy, now: datetime) -> Iterator[Differ
     for name, each in new.items():
         known = old.get(name)
         if known is None:
-            yield Difference(f"{name} joins{' as a machine' if each.machine else ''}", weaker=True)
+            yield Difference(f"{name} joins{' as a machine' if each.machine else ''}")
         elif known.machine != each.machine:
             kind = "a machine" if each.machine else "a person, who may approve"
             yield Difference(f"{name} becomes {kind}", weaker=not each.machine)
@@ -158,7 +151,8 @@ def _principals(before: Policy, after: Policy, now: datetime) -> Iterator[Differ
         for text, entry in has.items():
             if had.get(text) != entry:
                 word = "another time for" if text in had else "a new key for"
-                yield Difference(f"{word} {name}: {key_words(key_shown(entry, now))}", weaker=True)
+                shown = key_words(key_shown(entry, now))
+                yield Difference(f"{word} {name}: {shown}", weaker=known is not None)
         for text in had.keys() - has.keys():
             yield Difference(f"a key of {name} goes: {key_shown(text, now).fingerprint}")
         if known and dict(known.forge) != dict(each.forge):
@@ -171,7 +165,8 @@ def _teams(before: Policy, after: Policy) -> Iterator[Difference]:
     for team in dict.fromkeys([*old, *new]):
         had, has = set(old.get(team, ())), set(new.get(team, ()))
         if has - had:
-            yield Difference(f"team {team} gains {', '.join(sorted(has - had))}", weaker=True)
+            # A team that nobody was in let nobody approve: whoever comes first into it takes nothing away.
+            yield Difference(f"team {team} gains {', '.join(sorted(has - had))}", weaker=bool(had))
         if had - has:
             yield Difference(f"team {team} loses {', '.join(sorted(had - has))}")
 

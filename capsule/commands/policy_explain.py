@@ -14,7 +14,8 @@ from capsule.commands.reads import look
 from capsule.commands.repository import Repository
 from capsule.commands.request import find_request
 from capsule.documents.types import Policy, Rule
-from capsule.trust.policy import freeze_in_force, people, rule_for_action
+from capsule.trust.freezes import freeze_in_force
+from capsule.trust.policy import people, rule_for_action
 from capsule.trust.state import JudgedRequest, MainState
 from capsule.view.model import ApprovalRow, MissingRow, RequestRow
 

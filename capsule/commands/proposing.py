@@ -42,15 +42,19 @@ def refuse_uncommitted(repository: Repository, branch: str, is_document: Callabl
 
 
 def refuse_broken(repository: Repository, edits: Mapping[str, bytes | None], now: datetime) -> None:
-    """Raises CommandError (BadDocument) with every error that `edits` would bring into main."""
+    """Raises CommandError (the one code, or BadDocument for several) with all that `edits` would break."""
     problems = check_merged(repository.directory, repository.main, edits, repository.root, now)
     if not problems:
         return
-    lines = [shown(one_line(problem)) for problem in problems[:_SHOWN]]
+    codes = {problem.reason for problem in problems}
+    code = codes.pop() if len(codes) == 1 else "BadDocument"
+    lines = [shown(one_line(problem).removesuffix(f" [{code}]")) for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more: capsule check")
+    elif code == "BadDocument":
+        lines.append(f"{len(problems)} problems in all")
     raise CommandError(
-        "BadDocument",
+        code,
         "this change cannot be proposed:\n" + "\n".join(lines),
         "Nothing was signed. Mend it, git commit, and propose again.",
     )

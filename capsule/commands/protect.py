@@ -22,7 +22,7 @@ REASONS: dict[str, str] = {
 }
 
 HOOK = "pre-receive"
-_MARK = " hook pre-receive"
+MARK = " hook pre-receive"
 _SETTINGS = {
     "core.hooksPath": "hooks",  # a server-wide hooks folder would leave ours uncalled
     "core.fsync": "all",
@@ -67,7 +67,7 @@ def protect(directory: Path, root: str | None = None) -> Protected:
     chosen = _root(git_dir, root)
     begun = _check_begin(git_dir, chosen)
     hook = git_dir / "hooks" / HOOK
-    if hook.exists() and _MARK not in hook.read_text("utf-8", "replace"):
+    if hook.exists() and MARK not in hook.read_text("utf-8", "replace"):
         raise WrongUsage(
             "HookThere",
             f"{hook} is another hook; nothing was changed",
@@ -114,7 +114,7 @@ def _check_begin(git_dir: Path, root: str) -> bool:
 def _command() -> str:
     """What judges a push. Git runs hooks in the repository's folder: no module must come from there (-P), and
     no variable of the server may name another repository (-C)."""
-    return f"{shlex.quote(sys.executable)} -P -m capsule -C .{_MARK}"
+    return f"{shlex.quote(sys.executable)} -P -m capsule -C .{MARK}"
 
 
 def _install(hook: Path) -> None:

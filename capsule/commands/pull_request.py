@@ -17,11 +17,16 @@ from capsule.documents.paths import REQUEST_BRANCHES
 from capsule.documents.problems import shown
 from capsule.documents.scalars import duration_text, instant_text
 from capsule.documents.types import ForgeSettings, Policy, Scalar
+from capsule.forge.api import MOST_COMMENT
 from capsule.forge.choose import web_address
 from capsule.plan import missing_text
 from capsule.trust.state import JudgedRequest, MainState
 
-_MARKUP = {ord(each): f"&#{ord(each)};" for each in "\\`*_{}[]()<>#+!|~@&$:\"'"}
+_MARKUP = {ord(each): f"&#{ord(each)};" for each in "\\`*_{}[]()<>+|:\"'"}
+_JOINER = "&#8288;"
+_REFERENCES = {ord(each): f"&#{ord(each)};{_JOINER}" for each in "@#!~$%&"}
+"""What forges look for in the text that is shown, after entities were read: an invisible joiner parts it."""
+_CUT = "\nThis is too long for a forge, and was cut here; `capsule approval` shows all of it.\n"
 _MOST_ROWS = 200
 _MOST_REVIEWERS = 15
 _MOST_TITLE = 200
@@ -66,7 +71,7 @@ def push(repository: Repository, judged: JudgedRequest, connect: Connect | None)
     accounts = reviewers(state.policy.document, judged, settings.kind)
     try:
         with reaching(connect, settings) as forge:
-            opened = forge.open_pull(branch, title(judged), body(state, judged), list(accounts))
+            opened = forge.open_pull(branch, title(judged), bounded(body(state, judged)), list(accounts))
     except SetUpProblem as error:
         by_hand = f"The request is on its branch. By hand: {web_address(settings, branch)}"
         raise SetUpProblem(error.reason, error.message, f"{error.hint}\n{by_hand}") from None
@@ -147,7 +152,16 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 def escaped(text: str) -> str:
     """`text` so that Markdown and HTML show it, and neither a forge nor a browser reads anything into it."""
-    return shown(text).translate(_MARKUP)
+    told = shown(text).translate(_MARKUP | _REFERENCES)
+    return told.replace("&#58;//", f"&#58;{_JOINER}//").replace("www.", f"www{_JOINER}.")
+
+
+def bounded(text: str, most: int = MOST_COMMENT) -> str:
+    """`text` cut at the end of a line, with a word about it, so that a forge takes it."""
+    if len(text) <= most:
+        return text
+    kept = text[: most - len(_CUT)]
+    return kept[: kept.rfind("\n") + 1] + _CUT
 
 
 def _pairs(values: Mapping[str, Scalar]) -> str:

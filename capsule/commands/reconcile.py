@@ -16,6 +16,7 @@ from pathlib import Path
 from capsule.commands.errors import CommandError, RefusedByPolicy, SetUpProblem
 from capsule.commands.forge_access import connector
 from capsule.commands.init import RECONCILER_KEY
+from capsule.commands.reconciler_memory import Memory
 from capsule.commands.repository import Repository
 from capsule.commands.ssh_access import SshAccess, check_ssh_config, ssh_transport
 from capsule.daemon import POLL_LOCAL, POLL_REMOTE, Manager, NotTakenOver, Turn, Wishes, run, run_once
@@ -65,11 +66,12 @@ class ExchangeableKey:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A reconciler that may run, and what reads its files again: says what it took over, or raises
-    NotTakenOver, and then everything is as before."""
+    """A reconciler that may run, what reads its files again (it says what it took over, or raises
+    NotTakenOver, and then everything is as before), and where it keeps what it verified."""
 
     reconciler: Reconciler
     reread: Callable[[], str]
+    memory: Memory
 
 
 def make_transport(ca_files: Mapping[str, Path] | None = None, ssh: SshAccess | None = None) -> Transport:
@@ -116,6 +118,7 @@ def ready(
 
     try:
         with repository.store.owner_lock():
+            memory = Memory(repository.location.git_dir, repository.root, repository.store)
             reconciler = Reconciler(
                 repository.store,
                 transport,
@@ -124,8 +127,10 @@ def ready(
                 root=repository.root,
                 watcher=watcher,
                 connect=connector(files.forge_token),
+                before=memory.recall(),
             )
-            yield Ready(reconciler, reread)
+            yield Ready(reconciler, reread, memory)
+            memory.keep(reconciler.remembered)
     finally:
         transport.close()
 
@@ -144,12 +149,17 @@ def keep_reconciling(
     turned: Sequence[Callable[[Turn], None]] = (),
 ) -> None:
     """Passes until there is a wish to stop; `turned` are told of each."""
+
+    def kept(turn: Turn) -> None:
+        if turn.read:
+            made.memory.keep_when_due(made.reconciler.remembered)
+
     run(
         made.reconciler,
         wishes,
         poll=rhythm(repository),
         manager=manager,
-        turned=turned,
+        turned=(*turned, kept),
         reread=made.reread,
     )
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
-from capsule.commands.git_program import GitFailed, Location, locate, run_git, setting
+from capsule.commands.git_program import WHERE_TO_FIND_ONE, GitFailed, Location, locate, run_git, setting
 from capsule.commands.remote_settings import remote_settings
-from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
+from capsule.documents.paths import AUDIT, MAIN, POLICY, REQUEST_BRANCHES
 from capsule.documents.types import Policy
 from capsule.lifecycle import Records, read_records
 from capsule.trust.key_validity import SeenOnAudit, policy_at
 from capsule.trust.mainline import BadRoot
-from capsule.trust.objects import BadObject, MissingObject, NotDescended
+from capsule.trust.objects import BadObject, MissingObject, NotDescended, find, read_commit
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState
 from capsule.view.mainline import judged_main
@@ -145,8 +145,7 @@ class Repository:
     def _judged(self, state: MainState, refs: Mapping[str, str]) -> Mapping[str, JudgedRequest]:
         branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
         records = self.records()
-        begun = {item.name: item.operations.keys() for item in records.all() if item.claimed}
-        told = records.attestations()
+        begun, told = records.begun, records.attestations()
         return judge_requests(self.store, state, branches, begun=begun, attestations=told)
 
     def records(self) -> Records:
@@ -209,7 +208,22 @@ def open_repository(
     if source == "first commit" and chosen in store.history_cut():
         store.close()
         raise history_missing(where)  # it is the first one here, not the first one
+    if source == "first commit" and not _has_policy(store, chosen):
+        store.close()
+        raise SetUpProblem(
+            "NoStateRepository",
+            f"{where} is a git repository, but no state repository: the first commit of main has no {POLICY}",
+            WHERE_TO_FIND_ONE,
+        )
     return Repository(location, store, chosen, source, settings)
+
+
+def _has_policy(store: GitStore, commit: str) -> bool:
+    """Whether a state repository may begin with `commit`; what cannot be read is for others to judge."""
+    try:
+        return find(store, read_commit(store, commit).tree, POLICY) is not None
+    except (MissingObject, BadObject):
+        return True
 
 
 def _root(location: Location, option: str | None) -> tuple[str, RootSource]:
@@ -240,7 +254,7 @@ def first_commit(directory: Path) -> str:
     raise SetUpProblem(
         "NoMain",
         f"{directory} has no branch main with a commit",
-        "Create a state repository with `capsule init DIR`.",
+        WHERE_TO_FIND_ONE,
     )
 
 

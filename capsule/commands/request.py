@@ -27,16 +27,19 @@ from capsule.documents.paths import REQUEST_BRANCHES, RequestFolder
 from capsule.documents.scalars import instant_text
 from capsule.documents.types import API_VERSION, ActionRequest, Metadata, RequestSpec, Rollout, Scalar
 from capsule.store.api import RefUpdate
+from capsule.trust.break_glass import LEAKED
+from capsule.trust.policy import may_request, rule_for_action
 from capsule.trust.state import JudgedRequest, MainState
-from capsule_agent.protocol.messages import Approval, ApprovedRequest, request_digest
+from capsule.view.requests import held_back
+from capsule_agent.protocol.ids import request_digest
+from capsule_agent.protocol.messages import Approval, ApprovedRequest
 from capsule_agent.protocol.sshsig import APPROVAL, REQUEST
 
+_DISABLE = "disable"
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 _MAX_NAME = 63
 LONGEST_REASON = 500
 ROTATE = "rotateKey"
-LEAKED = "LEAKED: "
-"""How the reason of a request begins that revokes the old key at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Wish:
     not_before: datetime | None = None
     rollout: Rollout = field(default_factory=Rollout)
     break_glass: bool = False
+    anyway: bool = False
+    """Ask even for what agents did not offer when they were last seen."""
 
     def of(self, targets: Sequence[str], rollout: Rollout) -> Wish:
         """The same wish, about these services by name."""
@@ -68,6 +73,8 @@ class Asked:
     judged: JudgedRequest
     pushed: bool
     not_offered: tuple[NotOffered, ...] = ()
+    held: str = ""
+    """What keeps it from being begun although it is approved, in words."""
 
 
 def request(repository: Repository, identity: Identity, wish: Wish, now: datetime) -> Asked:
@@ -88,6 +95,9 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     repository.refresh()
     state = repository.state
     targets = resolve_targets(state, wish)
+    unknown = not_offered(repository, wish.action, targets)
+    if not wish.anyway:
+        _refuse_what_is_not_offered(wish, targets, unknown)
     name = request_name(wish.action, targets, now)
     document = _document(name, identity.principal, targets, wish, now)
     folder = RequestFolder(f"{now:%Y/%m}", name)
@@ -109,8 +119,30 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     branch = REQUEST_BRANCHES + name
     judged = _judge_before_it_exists(repository, state, branch, commit)
     repository.store.publish([RefUpdate(branch, None, commit)])
-    unknown = not_offered(repository, wish.action, targets)
-    return Asked(branch, commit, judged, repository.store.has_remote(), unknown)
+    held = held_back(document.spec, state, now) if judged.verdict == "approved" else None
+    told = held.message if held else ""
+    return Asked(branch, commit, judged, repository.store.has_remote(), unknown, told)
+
+
+def _refuse_what_is_not_offered(wish: Wish, targets: Sequence[str], unknown: Sequence[NotOffered]) -> None:
+    """Stop where the reconciler would refuse the request; a `disable` goes on for whom it can reach."""
+    if not unknown or (wish.action == _DISABLE and len(unknown) < len(targets)):
+        return
+    first = unknown[0]
+    also = f" (and {len(unknown) - 1} more targets)" if len(unknown) > 1 else ""
+    if not first.offered:
+        raise WrongUsage(
+            "ObserveOnly",
+            f"{first.service} has no agent key, so it is only observed{also}: nothing can be ordered there",
+            "Nothing was written. If its key is merged before the next pass: --anyway",
+        )
+    meant = f"; did you mean {first.meant}?" if first.meant else ""
+    raise WrongUsage(
+        "UnknownAction",
+        f"the agent of {first.service} offers {', '.join(first.offered)}, as last seen{also}, "
+        f"not {wish.action}{meant}",
+        "Nothing was written. If it was deployed anew since: --anyway",
+    )
 
 
 def leaked(wish: Wish) -> Wish:
@@ -244,9 +276,35 @@ def _judge_before_it_exists(
         raise RefusedByPolicy(
             judged.reason if judged else "NotARequest",
             judged.message if judged else f"{name} would not be a request",
-            f"Nothing was written. The rules in force: git show {state.policy.since[:12]}:policy.yaml",
+            f"Nothing was written. {_remedy(state, judged)}",
         )
     return judged
+
+
+def _remedy(state: MainState, judged: JudgedRequest | None) -> str:
+    """What a person can do about a refusal: who may ask, which field sets the limit."""
+    spec = judged.document.spec if judged and judged.document else None
+    if spec and judged and judged.reason == "TooManyTargets":
+        limits = state.settings.document.spec.limits
+        return (
+            f"capsule.yaml sets spec.limits (maxTargets {limits.max_targets}, maxShare {limits.max_share}): "
+            "ask for fewer services at a time, or propose to raise it."
+        )
+    if spec and judged and judged.reason == "NotEntitled" and not spec.break_glass:
+        return f"Who may: {_who_may_ask(state, spec)}. All rules: capsule policy show"
+    return "The rules in force: capsule policy show"
+
+
+def _who_may_ask(state: MainState, spec: RequestSpec) -> str:
+    """Such as "operators (alice)": who may ask for the first target that the requester may not ask for."""
+    policy = state.policy.document
+    for name in spec.targets:
+        labels = state.services[name].document.metadata.labels
+        rule = rule_for_action(policy, spec.action, labels)
+        if rule and not may_request(policy, rule, spec.requested_by):
+            teams = policy.spec.teams
+            return ", ".join(f"{team} ({', '.join(teams.get(team, ()))})" for team in rule.may_request)
+    return "nobody"
 
 
 def _shortly(targets: Sequence[str]) -> str:

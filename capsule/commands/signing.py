@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from capsule.commands.errors import RefusedByPolicy, SetUpProblem
@@ -24,10 +25,10 @@ from capsule.trust.key_validity import key_text
 from capsule_agent.protocol.sshsig import COMMIT, BadKey, BadSignature, PublicKey, verify
 
 _SET_UP = (
-    "Make a key and tell git to sign with it:\n"
-    "  ssh-keygen -t ed25519 -f ~/.ssh/id_ed25519\n"
+    "Make a key for it, beside those that you have, and tell git to sign with it:\n"
+    "  ssh-keygen -t ed25519 -f ~/.ssh/capsule_ed25519\n"
     "  git config --global gpg.format ssh\n"
-    "  git config --global user.signingkey ~/.ssh/id_ed25519.pub"
+    "  git config --global user.signingkey ~/.ssh/capsule_ed25519.pub"
 )
 
 
@@ -154,7 +155,9 @@ def _person(directory: Path, principal: str, email: str | None) -> Person:
 
 def _signer_of_file(path: Path, source: str) -> KeygenSigner:
     if not path.is_file():
-        raise SetUpProblem("SigningKeyMissing", f"{source} names {path}, which is not a file", _SET_UP)
+        raise SetUpProblem(
+            "SigningKeyMissing", f"{source}: there is no such file: {path}", _nearest_file(path) or _SET_UP
+        )
     if path.suffix == ".pub":
         return KeygenSigner(_parse(_read_public(path), str(path)), path)
     beside = path.with_name(path.name + ".pub")
@@ -168,6 +171,16 @@ def _signer_of_file(path: Path, source: str) -> KeygenSigner:
             _SET_UP,
         )
     return KeygenSigner(_parse(done.stdout.decode(errors="replace"), str(path)), path)
+
+
+def _nearest_file(path: Path) -> str:
+    """The file that was perhaps meant; empty where none is called alike."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_file()]
+    except OSError:
+        return ""
+    near = get_close_matches(path.name, names, n=1)
+    return f"Did you mean {path.with_name(near[0])}?" if near else ""
 
 
 def _read_public(path: Path) -> str:

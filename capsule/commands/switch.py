@@ -34,6 +34,7 @@ def switch(
     selector: Mapping[str, str] | None = None,
     at_most: int | None = None,
     expires_in: timedelta = timedelta(days=7),
+    anyway: bool = False,
 ) -> Asked:
     """Ask for `action` on all of these services at the same time, whatever becomes of any one of them.
 
@@ -49,6 +50,7 @@ def switch(
         at_most=at_most,
         params={"reason": reason[:_LONGEST_WHY]},
         expires_in=expires_in,
+        anyway=anyway,
     )
     targets = resolve_targets(repository.state, wish)
     if action == "enable":

@@ -10,6 +10,7 @@ from capsule.daemon.loop import POLL_LOCAL, POLL_REMOTE, NotTakenOver, run, run_
 from capsule.daemon.metrics import Metrics
 from capsule.daemon.signals import Wishes, follow_signals
 from capsule.daemon.systemd import Manager
+from capsule.daemon.upkeep import upkeep
 from capsule.daemon.vitals import Turn, Vitals
 from capsule.daemon.webhook import Bell, serve_webhooks
 
@@ -33,4 +34,5 @@ __all__ = [
     "serve_monitoring",
     "serve_webhooks",
     "set_up_logs",
+    "upkeep",
 ]

@@ -17,6 +17,7 @@ from capsule.daemon.systemd import Manager
 from capsule.daemon.vitals import Turn
 from capsule.reconciler import PassReport, Reconciler
 from capsule.reconciler.context import about
+from capsule.reconciler.probing import SETTLING
 from capsule.store.api import StoreError
 
 log = logging.getLogger("capsule.daemon")
@@ -66,20 +67,26 @@ def run(
 
 
 def run_once(reconciler: Reconciler, *, seconds: float = ONCE_SECONDS) -> PassReport:
-    """Pass after pass until nothing changes and nothing is under way, at most so many seconds.
+    """Pass after pass until nothing changes and nothing is under way, at most so many seconds: what it
+    changed is probed again before it ends, so that the status tells of it.
 
     Raises StoreError when the repository cannot be read.
     """
     deadline = time.monotonic() + seconds
-    told = ""
+    told, look_at = "", 0.0
     try:
         while True:
             with about():
                 report = reconciler.one_pass(patience=1.0)
                 told = _tell(Turn.of(report, 0.0), told)
-            if report.quiet or report.stalled or time.monotonic() > deadline:
+            now = time.monotonic()
+            if report.ended:
+                look_at = now + SETTLING
+            if report.stalled or now > deadline or (report.quiet and now > look_at):
                 return report
-            if report.under_way:
+            if report.quiet:
+                time.sleep(look_at - now)
+            elif report.under_way:
                 reconciler.landed.wait(1.0)
     finally:
         reconciler.close()

@@ -30,7 +30,7 @@ STATUSES: tuple[str, ...] = tuple(word for word in get_args(EffectiveStatus) if 
 """STALE is judged where the picture is looked at: here it is the age of the heartbeat."""
 PHASES: tuple[str, ...] = get_args(Phase)
 OUTCOMES: tuple[str, ...] = get_args(ResultOutcome)
-CONDITIONS = ("Drift", "KeyOverdue", "KeyChangedOutsideCapsule", "TrustOutdated")
+CONDITIONS = ("Drift", "KeyOverdue", "KeyChangedOutsideCapsule", "SecretInReport", "TrustOutdated")
 """Conditions that are always shown, with 0 where there are none; others appear when there are some."""
 PROBE_REASONS = frozenset({*TRANSPORT_REASONS, *RECEIPT_REASONS})
 BUILT_IN = ("configure", "disable", "enable", "rotateKey", "runHealthCheck")

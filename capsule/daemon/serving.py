@@ -7,6 +7,7 @@ for monitoring and by the dashboard.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -84,6 +85,11 @@ def _listen(host: str, port: int, option: str) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressTaken(
+                f"port {port} of {host} is taken by another program, perhaps by a `capsule up` that serves "
+                f"this already; choose another with {option}"
+            ) from None
         why = error.strerror or str(error)
         raise AddressTaken(
             f"cannot listen on {host} port {port}: {why}; choose another with {option}"

@@ -4,7 +4,7 @@ Rules kept: pure; nothing here executes, stores or waits; every request yields e
 reason code, so that `plan` and `reconcile` can never differ. Called by plan and the reconciler.
 """
 
-from capsule.decide.convergence import converge, correction_stopped
+from capsule.decide.convergence import converge, correction_stopped, within_reach
 from capsule.decide.effects import (
     Acknowledge,
     Ask,
@@ -22,6 +22,7 @@ from capsule.decide.effects import (
 )
 from capsule.decide.keys import key_due
 from capsule.decide.ledger import LastChange, LastWord, Ledger, read_ledger, why
+from capsule.decide.open import OpenRequests, open_requests
 from capsule.decide.proposals import proposal_name
 from capsule.decide.requests import decide, orders_under_way
 from capsule.decide.status import next_change, status_change
@@ -40,6 +41,7 @@ __all__ = [
     "LastChange",
     "LastWord",
     "Ledger",
+    "OpenRequests",
     "Propose",
     "Refuse",
     "SetStatus",
@@ -50,9 +52,11 @@ __all__ = [
     "decide",
     "key_due",
     "next_change",
+    "open_requests",
     "orders_under_way",
     "proposal_name",
     "read_ledger",
     "status_change",
     "why",
+    "within_reach",
 ]

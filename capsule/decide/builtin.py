@@ -7,6 +7,8 @@ requests.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from capsule.decide.effects import Acknowledge, Cancel, Hold, Refuse
 from capsule.decide.ledger import ACKNOWLEDGE
 from capsule.decide.open import finished
@@ -14,6 +16,8 @@ from capsule.decide.world import World
 from capsule.documents.types import ActionRequest
 from capsule.trust.break_glass import broken, unfit_to_acknowledge
 from capsule.trust.state import JudgedRequest
+from capsule_agent.protocol.messages import instant
+from capsule_agent.protocol.strict_json import InvalidMessage
 
 REASONS: dict[str, str] = {
     "CancelledByRequest": "An approved `cancel` request ended it.",
@@ -23,6 +27,9 @@ REASONS: dict[str, str] = {
     "NothingToAbort": "All targets of the request named by `abort` were begun; `cancel` would reach those.",
     "NotToAcknowledge": "An `acknowledge` of a request for which nobody broke the glass, or by somebody who "
     "may not: whoever broke it, or who is in no team whose approval was left out.",
+    "AcknowledgeParams": "An `acknowledge` takes `condition` and `since`, or `request`, and nothing else.",
+    "SinceMissing": "An `acknowledge` does not say which one was seen: its `since` is missing, no time, or a "
+    "time to come. It is the `since` of the condition in the service's status.",
     "UnknownCondition": "No condition of that type waits to be acknowledged by a person.",
 }
 
@@ -47,13 +54,28 @@ def is_built_in(document: ActionRequest) -> bool:
 
 
 def _acknowledge(world: World, judged: JudgedRequest, document: ActionRequest) -> Acknowledge | Refuse | Hold:
-    if "request" in document.spec.params:
+    params = document.spec.params
+    if not (params.keys() == {"request"} or params.keys() <= {"condition", "since"}):
+        message = f"its parameters are {', '.join(sorted(params))}; expected condition and since, or request"
+        return Refuse(judged, "Rejected", "AcknowledgeParams", message)
+    if "request" in params:
         return _acknowledge_glass(world, judged, document)
-    condition = str(document.spec.params.get("condition", ""))
+    condition, since = str(params.get("condition", "")), str(params.get("since", ""))
     if condition not in STICKY:
         message = f"its parameter condition is {condition!r}, expected {' or '.join(STICKY)}"
         return Refuse(judged, "Rejected", "UnknownCondition", message)
-    return _gone(world, judged, document) or Acknowledge(judged, "condition", condition)
+    if not _has_been(since, world.now):
+        message = f"its parameter since is {since!r}, expected that of {condition} in the service's status"
+        return Refuse(judged, "Rejected", "SinceMissing", message)
+    return _gone(world, judged, document) or Acknowledge(judged, "condition", condition, since)
+
+
+def _has_been(text: str, now: datetime) -> bool:
+    """Whether `text` is a time that has come: nobody can have seen what begins later."""
+    try:
+        return instant(text) <= now
+    except InvalidMessage:
+        return False
 
 
 def _acknowledge_glass(

@@ -1,7 +1,8 @@
 """The conditions of a service: all that deserves attention beside the one word, each with reason and since.
 
 Rules kept: pure; KeyChangedOutsideCapsule and CorrectionStopped stay until they are explained, settled or
-acknowledged; what time alone brings (a key that falls due) comes also while the agent is silent. Called by
+acknowledged; people acknowledge the one that they saw, by its `since`: what happens once more begins anew,
+and stays; what time alone brings (a key that falls due) comes also while the agent is silent. Called by
 status.
 """
 
@@ -27,6 +28,7 @@ REASONS: dict[str, str] = {
     "KeyDueSoon": "The key falls due within `rotation.propose`.",
     "KeyOverdue": "The key is older than `rotation.every`.",
 }
+KEY_CHANGED, STOPPED = "KeyChangedOutsideCapsule", "CorrectionStopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,15 @@ class Known:
     """What the records and the document say of a service, beside its report.
 
     `explained`: an operation may be why a fingerprint changed. `word` is the last word on `enabled` and `why`
-    its reason; `stopped` since when corrections are stopped; `acknowledged` by type of condition, when people
-    last acknowledged it; `flapping` whether the service flaps.
+    its reason; `stopped` since when corrections are stopped; `acknowledged` by type of condition, since when
+    those lasted that people acknowledged; `flapping` whether the service flaps.
     """
 
     explained: bool = False
     word: LastWord | None = None
     why: str = ""
     stopped: datetime | None = None
-    acknowledged: Mapping[str, datetime] = field(default_factory=dict)
+    acknowledged: Mapping[str, frozenset[datetime]] = field(default_factory=dict)
     flapping: bool = False
 
 
@@ -63,22 +65,34 @@ def conditions(
     texts.update(_of_key(service, created, now))
     if known.flapping:
         texts[FLAPPING] = f"more than {MOST_CHANGES} transitions in {WINDOW // timedelta(minutes=1)} minutes"
+    anew = frozenset(_anew(report, before, old, known))
     return tuple(
-        Condition(type=name, reason=name, message=text, since=old[name].since if name in old else now)
+        Condition(
+            type=name,
+            reason=name,
+            message=text,
+            since=old[name].since if name in old and name not in anew else now,
+        )
         for name, text in sorted(texts.items())
     )
 
 
+def _anew(
+    report: Report | None, before: ServiceStatus | None, old: Mapping[str, Condition], known: Known
+) -> Iterator[str]:
+    """What happened once more while it was a condition already: nobody has seen that yet."""
+    if report and _changed_fingerprints(report, before):
+        yield KEY_CHANGED
+    if known.stopped and STOPPED in old and known.stopped > old[STOPPED].since:
+        yield STOPPED
+
+
 def _not_acknowledged(before: ServiceStatus | None, known: Known) -> dict[str, Condition]:
     found = before.spec.conditions if before else ()
-    return {
-        item.type: item
-        for item in found
-        if item.type not in known.acknowledged or known.acknowledged[item.type] <= item.since
-    }
+    return {item.type: item for item in found if item.since not in known.acknowledged.get(item.type, ())}
 
 
-_REPORTED = ("KeyChangedOutsideCapsule", "SecretInReport", "TrustOutdated")
+_REPORTED = (KEY_CHANGED, "SecretInReport", "TrustOutdated")
 
 
 def _kept(old: Mapping[str, Condition]) -> dict[str, str]:
@@ -95,9 +109,9 @@ def _of_report(
 ) -> Iterator[tuple[str, str]]:
     changed = _changed_fingerprints(report, before)
     if changed and not known.explained:
-        yield "KeyChangedOutsideCapsule", f"{', '.join(changed)} changed with no operation behind it"
-    elif "KeyChangedOutsideCapsule" in old and not known.explained:
-        yield "KeyChangedOutsideCapsule", old["KeyChangedOutsideCapsule"].message
+        yield KEY_CHANGED, f"{', '.join(changed)} changed with no operation behind it"
+    elif KEY_CHANGED in old and not known.explained:
+        yield KEY_CHANGED, old[KEY_CHANGED].message
     secret = _with_secret(report)
     if secret:
         yield "SecretInReport", f"a secret in {', '.join(secret)}: declare it sensitive, and rotate it"
@@ -114,7 +128,7 @@ def _of_records(state: MainState, known: Known) -> Iterator[tuple[str, str]]:
     correction = state.settings.document.spec.correction
     if known.stopped:
         yield (
-            "CorrectionStopped",
+            STOPPED,
             f"drifted back after {correction.limit} corrections until {known.stopped:%Y-%m-%d %H:%M} UTC",
         )
     if known.word and known.word.holds:

@@ -21,9 +21,11 @@ from capsule.decide.effects import Converge, Wait
 from capsule.decide.ledger import LastWord
 from capsule.documents.types import Correction, Scalar, Service
 from capsule.lifecycle import Observation, Records, StateOperation
-from capsule.trust.policy import frozen_until
+from capsule.trust.freezes import frozen_until
 from capsule.trust.state import InForce, MainState
-from capsule_agent.protocol.messages import Report, desired_state_id
+from capsule_agent.protocol.generations import HOUR, LONGEST_AHEAD, generation_at, generation_text
+from capsule_agent.protocol.ids import desired_state_id
+from capsule_agent.protocol.messages import Report, instant
 
 REASONS: dict[str, str] = {
     "EnabledBySpec": "The document of the service says `enabled: true`, and its agent says it is disabled.",
@@ -31,11 +33,17 @@ REASONS: dict[str, str] = {
     "OrderRepeated": "The same order was given lately; it is given again after a pause.",
     "CorrectionPaused": "Drift was corrected lately; it is corrected again `correction.every` later.",
     "CorrectionStopped": "The agent drifted back after `correction.limit` corrections: a person must look.",
-    "GenerationsSpent": "The last order on record carries the highest number there is: ask for help.",
+    "GenerationAhead": "The last order on record is dated far ahead: the clock here is wrong, or that of the "
+    "reconciler that gave it.",
+    "AgentClockBehind": "The agent's clock is so far behind the one here that it would refuse the order: "
+    "mend the one that is wrong.",
 }
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=5)
-HIGHEST_GENERATION = 2**53 - 1
+MOST_AHEAD = LONGEST_AHEAD - HOUR
+"""How far ahead an order may be dated here: by clocks that differ a little, agents and trust judge alike."""
+BEYOND = LONGEST_AHEAD + HOUR
+"""From here on an order on record counts for nothing: agents refuse it, and trust does too."""
 _SETTLED = timedelta(seconds=1)
 _Action = Literal["enable", "disable", "configure"]
 
@@ -98,7 +106,7 @@ def converge(
     `enabled`, `acknowledged` when CorrectionStopped was last acknowledged (both of the ledger). `lost`: the
     order under way is another reconciler's, and was silent for longer than the lease.
     """
-    orders = records.state_operations(service.document.metadata.name)
+    orders = within_reach(records.state_operations(service.document.metadata.name), now)
     case = _Case(state, service, seen, orders, now, busy, word, acknowledged, lost)
     switch = _switch(case)
     if isinstance(switch, _Wanted):
@@ -122,6 +130,13 @@ def correction_stopped(
     counted = sorted(at for at in given if acknowledged is None or at > acknowledged)
     runs = zip(counted, counted[correction.limit - 1 :], strict=False)
     return next((last for first, last in runs if last - first <= correction.within), None)
+
+
+def within_reach(orders: Sequence[StateOperation], now: datetime) -> Sequence[StateOperation]:
+    """The orders but for those that are dated so far ahead of `now` that no agent takes them. Whoever
+    recorded them (a thief, a wrong clock) hinders nobody who orders later."""
+    farthest = generation_at(now) + BEYOND
+    return [each for each in orders if each.generation <= farthest]
 
 
 def under_way(orders: Sequence[StateOperation], word: LastWord | None = None) -> StateOperation | None:
@@ -179,13 +194,32 @@ def _told(case: _Case, wanted: _Wanted) -> Converge | Wait:
     obstacle = _agent_obstacle(case, wanted) or _order_obstacle(case, wanted)
     if obstacle:
         return obstacle
-    generation = max(case.orders[-1].generation + 1 if case.orders else 1, int(case.now.timestamp()))
-    if generation > HIGHEST_GENERATION:
-        return case.wait(wanted.action, "GenerationsSpent", f"the last one is {generation - 1}")
+    generation = max(case.orders[-1].generation + 1 if case.orders else 1, generation_at(case.now))
+    obstacle = _clock_obstacle(case, wanted, generation)
+    if obstacle:
+        return obstacle
     op_id = desired_state_id(case.state.root, case.name, case.service.digest, generation)
     return Converge(
         case.service, wanted.action, generation, op_id, wanted.params, wanted.reason, wanted.message
     )
+
+
+def _clock_obstacle(case: _Case, wanted: _Wanted, generation: int) -> Wait | None:
+    """Why an order would be refused: it is dated far ahead of the clock here, or of the agent's."""
+    here = generation_at(case.now)
+    early = generation - here - MOST_AHEAD
+    if early > 0:
+        message = (
+            f"the last one is of {generation_text(generation)}, the clock here says {generation_text(here)}"
+        )
+        return case.wait(wanted.action, "GenerationAhead", message, case.now + timedelta(milliseconds=early))
+    if case.seen is None or case.seen.report is None or not case.seen.ok:
+        return None
+    behind = generation_at(case.seen.at) - generation_at(instant(case.seen.report.at))
+    if generation - (here - behind) <= MOST_AHEAD:
+        return None
+    message = f"its agent's clock says {generation_text(here - behind)}, the one here {generation_text(here)}"
+    return case.wait(wanted.action, "AgentClockBehind", message)
 
 
 def _agent_obstacle(case: _Case, wanted: _Wanted) -> Wait | None:

@@ -59,13 +59,15 @@ class Cancel:
 class Acknowledge:
     """Carry out an approved `acknowledge`: record for every target that people know of `subject`.
 
-    `param` says what that is: a `condition`, or the `request` for which the glass was broken. The result of
-    each target carries it as output, so that the records alone tell it.
+    `param` says what that is: a `condition`, or the `request` for which the glass was broken. `since` is when
+    the condition began that they saw, as they wrote it: it is of that one alone that they know. The result of
+    each target carries all of it as outputs, so that the records alone tell it.
     """
 
     request: JudgedRequest
     param: Literal["condition", "request"]
     subject: str
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from capsule.documents.types import Result
 from capsule.lifecycle import OperationRecord, Records, RequestRecords, StateOperation, StateRecords
 from capsule.trust.last_words import last_word, unsettled
 from capsule.trust.state import JudgedRequest
+from capsule_agent.protocol.messages import instant
+from capsule_agent.protocol.strict_json import InvalidMessage
 
 ACKNOWLEDGE = "acknowledge"
 SWITCHES: Mapping[str, Literal["enable", "disable"]] = {"enable": "enable", "disable": "disable"}
@@ -69,12 +71,12 @@ class LastChange:
 
 @dataclass(frozen=True)
 class Ledger:
-    """By service: the last word on `enabled`, when each condition was last acknowledged (by its type), and
-    the last change. `records` are those it was read from."""
+    """By service: the last word on `enabled`, since when the conditions lasted that were acknowledged (by
+    their type), and the last change. `records` are those it was read from."""
 
     records: Records = field(default_factory=Records, repr=False)
     words: Mapping[str, LastWord] = field(default_factory=dict)
-    acknowledged: Mapping[str, Mapping[str, datetime]] = field(default_factory=dict)
+    acknowledged: Mapping[str, Mapping[str, frozenset[datetime]]] = field(default_factory=dict)
     changed: Mapping[str, tuple[datetime, LastChange]] = field(default_factory=dict, repr=False)
     said: Mapping[str, tuple[LastWord, ...]] = field(default_factory=dict, repr=False)
 
@@ -84,8 +86,8 @@ class Ledger:
         return found[1] if found else None
 
     def acknowledged_at(self, service: str, condition: str) -> datetime | None:
-        """When the condition of that type was last acknowledged for `service`."""
-        return self.acknowledged.get(service, {}).get(condition)
+        """Since when the last condition of that type lasted that was acknowledged for `service`."""
+        return max(self.acknowledged.get(service, {}).get(condition, ()), default=None)
 
 
 def read_ledger(records: Records, known: Ledger | None = None) -> Ledger:
@@ -121,7 +123,7 @@ class _Book:
     """A ledger being written."""
 
     words: dict[str, LastWord]
-    acknowledged: dict[str, Mapping[str, datetime]]
+    acknowledged: dict[str, Mapping[str, frozenset[datetime]]]
     changed: dict[str, tuple[datetime, LastChange]]
     said: dict[str, tuple[LastWord, ...]]
 
@@ -150,11 +152,11 @@ class _Book:
             said = str(spec.outputs.get("disabledReason", "")).removeprefix(f"request {spec.request}: ")
             word = LastWord("request", switch, spec.recorded_at, spec.request, said, spec.finished_at)
             self._word(service, word)
-        condition = spec.outputs.get("condition")
+        condition, since = spec.outputs.get("condition"), spec.outputs.get("since")
         if spec.action == ACKNOWLEDGE and done and isinstance(condition, str):
             before = self.acknowledged.get(service, {})
-            newest = max(spec.recorded_at, before.get(condition, spec.recorded_at))
-            self.acknowledged[service] = {**before, condition: newest}
+            known = before.get(condition, frozenset())
+            self.acknowledged[service] = {**before, condition: known | _times(since)}
 
     def _ordered(self, operation: StateOperation) -> None:
         order, result = operation.order.spec, operation.result
@@ -179,6 +181,14 @@ class _Book:
         known = self.changed.get(service)
         if known is None or known[1].op_id == change.op_id or (at, change.op_id) > (known[0], known[1].op_id):
             self.changed[service] = (at, change)
+
+
+def _times(text: object) -> frozenset[datetime]:
+    """The time that a record names, where it does: whoever may record may write anything."""
+    try:
+        return frozenset([instant(str(text))])
+    except InvalidMessage:
+        return frozenset()
 
 
 def _new_requests(old: Records, new: Records) -> Iterator[RequestRecords]:

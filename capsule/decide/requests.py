@@ -8,9 +8,10 @@ what is already claimed goes on whatever happens to its request; desired-state o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from capsule.decide.builtin import built_in, is_built_in
-from capsule.decide.convergence import converge, under_way
+from capsule.decide.convergence import converge, under_way, within_reach
 from capsule.decide.effects import (
     Acknowledge,
     Ask,
@@ -50,9 +51,9 @@ def decide(world: World) -> Decision:
     busy = {operation.service for _, operation in world.records.running()}
     states = _converging(world, busy)
     effects.extend(states)
-    busy |= orders_under_way(world.records, world.book.words) - world.lost_orders
+    busy |= orders_under_way(world.records, world.book.words, world.now) - world.lost_orders
     busy |= {each.service.document.metadata.name for each in states if isinstance(each, Converge)}
-    for name in sorted(world.requests):
+    for name in world.open.names:
         for effect in _request(world, world.requests[name], busy):
             if isinstance(effect, Begin):
                 busy.add(effect.service.document.metadata.name)
@@ -73,15 +74,13 @@ def decide(world: World) -> Decision:
 
 
 def _attest(effects: Sequence[Effect], world: World, ended: Collection[str]) -> tuple[Attest, ...]:
-    """The requests whose reviews are looked up: approvals are missing, or it is held and rests on reviews
-    that may have been dismissed since. What was claimed, or ends in this pass, needs none any more."""
+    """The requests whose reviews are looked up: approvals are missing, or it rests on reviews, which may have
+    been dismissed since. What was claimed, or ends in this pass, needs none any more."""
     refused = {item.request.name for item in effects if isinstance(item, Refuse)}
-    held = {item.request.name for item in effects if isinstance(item, Hold)}
     return tuple(
         Attest(judged)
-        for name, judged in sorted(world.requests.items())
-        if awaits_reviews(judged)
-        and (judged.verdict == "proposed" or name in held)
+        for name in world.open.names
+        if awaits_reviews(judged := world.requests[name])
         and name not in refused
         and name not in ended
         and not _settled(world, judged)
@@ -99,10 +98,12 @@ def _goes_on(begin: Begin, ended: Mapping[str, bool]) -> bool:
     return tombstone is None or (begin.takeover and not tombstone)
 
 
-def orders_under_way(records: Records, words: Mapping[str, LastWord]) -> frozenset[str]:
+def orders_under_way(records: Records, words: Mapping[str, LastWord], now: datetime) -> frozenset[str]:
     """The services that were told how to be and have not answered. `words`: the last ones on `enabled`."""
     return frozenset(
-        name for name, kept in records.desired.items() if under_way(kept.operations, words.get(name))
+        name
+        for name, kept in records.desired.items()
+        if under_way(within_reach(kept.operations, now), words.get(name))
     )
 
 

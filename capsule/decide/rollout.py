@@ -18,9 +18,10 @@ from capsule.decide.ledger import SWITCHES
 from capsule.decide.world import World
 from capsule.documents.types import ActionRequest, Rollout, Service
 from capsule.lifecycle import Observation, OperationRecord, RequestRecords
-from capsule.trust.policy import freeze_in_force
+from capsule.trust.freezes import freeze_in_force
 from capsule.trust.state import InForce, JudgedRequest
-from capsule_agent.protocol.messages import ActionInfo, operation_id
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import ActionInfo
 
 REASONS: dict[str, str] = {
     "Frozen": "A freeze window of the policy covers the service.",
@@ -77,6 +78,12 @@ def targets(
     if held:
         yield held
         return
+    if _each_for_itself(document) and not asked.operations:
+        obstacles = [_obstacle(asked, name) for name in asked.targets]
+        refused = [each for each in obstacles if isinstance(each, Refuse)]
+        if len(refused) == len(asked.targets):
+            yield refused[0]
+            return
     free = asked.rollout.parallel - sum(item.running for item in asked.operations.values())
     gate = _Gate(asked)
     for at, name in enumerate(asked.targets):

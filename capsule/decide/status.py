@@ -31,7 +31,7 @@ from capsule.trust.state import InForce, MainState
 from capsule_agent.protocol.messages import Report
 
 MAX_TEXT = 200
-_NOTHING: Mapping[str, datetime] = {}
+_NOTHING: Mapping[str, frozenset[datetime]] = {}
 
 REASONS: dict[str, str] = {
     "DriftFound": "A value in the agent's report differs from the pin in the document.",
@@ -49,14 +49,14 @@ def status_change(
     word: LastWord | None = None,
     why: str = "",
     stopped: datetime | None = None,
-    acknowledged: Mapping[str, datetime] = _NOTHING,
+    acknowledged: Mapping[str, frozenset[datetime]] = _NOTHING,
 ) -> SetStatus | None:
     """The status to record for one service; None when nothing material changed.
 
     `last` is the last operation of ours on it: one newer than `before`, or under way, explains a new
     fingerprint. `word` is the last word on `enabled` and `why` its reason for people (ledger); `stopped`
     since when its corrections are stopped (convergence.correction_stopped); `acknowledged`, by type of
-    condition, when people last acknowledged it (ledger).
+    condition, since when those lasted that people acknowledged (ledger).
     """
     raw = effective_status(
         enabled=service.document.spec.enabled,

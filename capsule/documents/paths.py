@@ -19,6 +19,7 @@ SIGNERS_FOLDER = "signers"
 STATUS = "status"
 RECORDS = "records"
 DESIRED = "records/desired"
+CHANGES = "records/changes"
 MACHINE_FOLDERS = (STATUS, RECORDS)
 MAIN = "refs/heads/main"
 AUDIT = "refs/heads/audit"
@@ -35,6 +36,7 @@ _CHANGE_APPROVAL_FILE = re.compile(rf"approvals/([0-9a-f]{{64}})/({_NAME})\.json
 _STATE_FILE = re.compile(
     rf"records/desired/({_NAME})/([1-9][0-9]{{0,15}})/(?:order\.yaml|result\.yaml|receipt\.json(?:\.sig)?)"
 )
+_CHANGE_FILE = re.compile(r"records/changes/([0-9a-f]{2})/([0-9a-f]{38})/attestation-([1-9][0-9]{0,8})\.yaml")
 _SIGNERS_SIGNATURE = re.compile(rf"signers/({_NAME})\.sig")
 
 
@@ -125,6 +127,26 @@ class StateFolder:
     @property
     def receipt_signature(self) -> str:
         return f"{self.receipt}.sig"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFolder:
+    """The attestations of changes that were recorded while audit had main taken in up to `revision`."""
+
+    revision: str
+
+    @classmethod
+    def of(cls, path: str) -> tuple[ChangeFolder, int] | None:
+        """The folder and the number of an attestation of a change; None for any other path."""
+        match = _CHANGE_FILE.fullmatch(path)
+        return (cls(match[1] + match[2]), int(match[3])) if match else None
+
+    @property
+    def records(self) -> str:
+        return f"{CHANGES}/{self.revision[:2]}/{self.revision[2:]}"
+
+    def attestation(self, number: int) -> str:
+        return f"{self.records}/attestation-{number}.yaml"
 
 
 def service_name(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What every forge does: tell the merged pull request of a commit, and open one.
+"""What every forge does: tell pull requests and their reviews, open one, and say there what Capsule judges.
 
 Rules kept: what a forge says is raw: it is judged by trust, never here; people are numeric ids, logins are
 for eyes; a forge that is away (EvidenceUnavailable) is asked again, one that refuses (ForgeRefused) waits for
@@ -13,6 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+CHECK = "capsule/approval"
+"""The name of the commit status (of the job, on GitLab) that says whether a pull request may be merged."""
+COMMENT_MARK = f"<!-- {CHECK} -->"
+"""First line of the one comment that Capsule keeps on a pull request; no forge shows it."""
+MOST_COMMENT = 60_000
+"""Characters of a comment that every forge takes."""
+MOST_STATUS = 140
+"""Characters of the text beside a commit status."""
 ReviewState = Literal["approved", "changes_requested", "dismissed", "commented"]
 MAX_ANSWER = 4 * 1024 * 1024
 """Bytes of one answer of a forge."""
@@ -68,6 +76,23 @@ class RawPull:
 
 
 @dataclass(frozen=True, slots=True)
+class RawWriter:
+    """An author or a committer of a commit of a pull request: the account that the forge knows behind the
+    e-mail (None: none), and that e-mail as the commit says it, which anybody may write."""
+
+    user: int | None
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullHead:
+    """An open pull request into main, and its head."""
+
+    number: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedPull:
     """An open pull request; `unasked` are the ids of reviewers that the forge did not ask."""
 
@@ -93,6 +118,20 @@ class Forge(Protocol):
         """
         ...
 
+    def writers(self, number: int) -> Sequence[RawWriter]:
+        """Author and committer of each commit of the pull request with this number, as far as the forge
+        tells; the forge itself, where it signed for what people did in its web page, is left out.
+
+        Raises EvidenceUnavailable, ForgeRefused (CommitsUntold where it does not list every commit).
+        """
+        ...
+
+    def base(self, number: int) -> str:
+        """The commit that the reviewers of the pull request with this number saw its difference to: where
+        its branch left main. Raises EvidenceUnavailable, ForgeRefused.
+        """
+        ...
+
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """The blob id of each of these files in `commit`; a file that is not there is left out.
 
@@ -104,6 +143,33 @@ class Forge(Protocol):
         """Open a pull request of `branch` (a short name) into main, or find the one that is open already.
 
         `body` is Markdown; `reviewers` are numeric ids. Raises EvidenceUnavailable, ForgeRefused.
+        """
+        ...
+
+    def account(self) -> str:
+        """The login of the account whose token is used, for eyes; empty where the forge does not say.
+
+        Raises EvidenceUnavailable, ForgeRefused.
+        """
+        ...
+
+    def open_pulls(self) -> Sequence[PullHead]:
+        """Every open pull request into main. Raises EvidenceUnavailable, ForgeRefused."""
+        ...
+
+    def comment(self, number: int, text: str) -> None:
+        """Let the one comment of this account on a pull request say `text` (Markdown, at most MOST_COMMENT
+        characters): made once, then changed in place. Comments of others are never touched.
+
+        Raises EvidenceUnavailable, ForgeRefused.
+        """
+        ...
+
+    def set_check(self, pull: PullHead, passed: bool, text: str) -> None:
+        """Let the check CHECK of the head of `pull` be green or red; `text` says why, in one line.
+
+        Where only its own pipeline may say that (GitLab), the job of that name is run again if it said
+        something else. Raises EvidenceUnavailable, ForgeRefused.
         """
         ...
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import Field, TypeAdapter
 
-from capsule.forge.api import ForgeRefused, OpenedPull, RawPull, RawReview, ReviewState
+from capsule.forge.api import ForgeRefused, OpenedPull, PullHead, RawPull, RawReview, RawWriter, ReviewState
 from capsule.forge.contents import blob_ids_at
 from capsule.forge.rest import NotTaken, NotThere, Rest
 from capsule.forge.shapes import (
@@ -28,6 +28,8 @@ from capsule.forge.shapes import (
     owner_and_name,
     whole,
 )
+from capsule.forge.telling import COMMENTS, Writer, comment, own_account, set_status
+from capsule.forge.writers import writers_of
 
 _STATES: dict[str, ReviewState] = {
     "APPROVED": "approved",
@@ -59,6 +61,10 @@ class _Pull(Shape):
     base: _Base
 
 
+class _Forked(Shape):
+    merge_base: CommitId
+
+
 class _Review(Shape):
     id: Number
     user: _User | None = None
@@ -74,13 +80,21 @@ class _Opened(Shape):
     html_url: Address
 
 
+class _Open(Shape):
+    number: Number
+    head: _Head
+    base: _Base
+
+
 class _People(Shape):
     data: tuple[_User, ...]
 
 
 _PULL = TypeAdapter(_Pull)
+_FORKED = TypeAdapter(_Forked)
 _REVIEWS = TypeAdapter(list[_Review])
 _OPENED = TypeAdapter(_Opened)
+_HEADS = TypeAdapter(list[_Open])
 _PEOPLE = TypeAdapter(_People)
 _ANYTHING = TypeAdapter(Shape | list[Shape])
 _REPOSITORY = TypeAdapter(Shape)
@@ -119,6 +133,14 @@ class Gitea:
         merged = pull.merge_commit_sha if pull.merged else None
         return RawPull(pull.number, merged, pull.head.sha, pull.user.id, tuple(raw))
 
+    def writers(self, number: int) -> Sequence[RawWriter]:
+        """See Forge.writers."""
+        return writers_of(self._rest, self._here, number, size="limit")
+
+    def base(self, number: int) -> str:
+        """See Forge.base."""
+        return self._rest.get(_FORKED, f"{self._here}/pulls/{number}").merge_base
+
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
         return blob_ids_at(self._rest, self._here, commit, paths)
@@ -132,6 +154,30 @@ class Gitea:
             opened = self._rest.get(_OPENED, f"{self._here}/pulls/{MAIN}/{escaped(branch)}")
         unasked = tuple(each for each in reviewers if not self._ask(opened.number, each))
         return OpenedPull(opened.number, opened.html_url, unasked)
+
+    def account(self) -> str:
+        """See Forge.account."""
+        own = own_account(self._rest)
+        return own.login if own else ""
+
+    def open_pulls(self) -> Sequence[PullHead]:
+        """See Forge.open_pulls."""
+        listed = self._rest.pages(_HEADS, f"{self._here}/pulls", {"state": "open"}, size="limit")
+        return [PullHead(each.number, each.head.sha) for each in listed if each.base.ref == MAIN]
+
+    def comment(self, number: int, text: str) -> None:
+        """See Forge.comment. A job's token belongs to an account that is no person, numbered below 1."""
+        own = own_account(self._rest)
+
+        def is_own(writer: Writer) -> bool:
+            return writer.id < 1 if own is None else writer.id == own.id
+
+        known = self._rest.get(COMMENTS, f"{self._here}/issues/{number}/comments")  # all on one page
+        comment(self._rest, self._here, number, text, known, is_own)
+
+    def set_check(self, pull: PullHead, passed: bool, text: str) -> None:
+        """See Forge.set_check."""
+        set_status(self._rest, self._here, pull.head, passed, text)
 
     def close(self) -> None:
         """Let go of connections."""

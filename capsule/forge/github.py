@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, TypeAdapter
 
-from capsule.forge.api import ForgeRefused, OpenedPull, RawPull, RawReview, ReviewState
+from capsule.forge.api import ForgeRefused, OpenedPull, PullHead, RawPull, RawReview, RawWriter, ReviewState
 from capsule.forge.contents import blob_ids_at
 from capsule.forge.rest import NotTaken, NotThere, Rest
 from capsule.forge.shapes import (
@@ -28,6 +28,8 @@ from capsule.forge.shapes import (
     owner_and_name,
     whole,
 )
+from capsule.forge.telling import COMMENTS, Writer, comment, own_account, set_status
+from capsule.forge.writers import writers_of
 
 VERSION = "2022-11-28"
 _STATES: dict[str, ReviewState] = {
@@ -74,6 +76,19 @@ class _Pull(Shape):
     base: _Base
 
 
+class _Size(Shape):
+    commits: Annotated[int, Field(ge=0)]
+
+
+class _Ends(Shape):
+    head: _Head
+    base: _Head
+
+
+class _Comparison(Shape):
+    merge_base_commit: _Head
+
+
 class _Review(Shape):
     id: Number
     user: _User | None
@@ -84,6 +99,9 @@ class _Review(Shape):
 
 _LISTED = TypeAdapter(list[_Listed])
 _PULL = TypeAdapter(_Pull)
+_SIZE = TypeAdapter(_Size)
+_ENDS = TypeAdapter(_Ends)
+_COMPARISON = TypeAdapter(_Comparison)
 _REVIEWS = TypeAdapter(list[_Review])
 _USER = TypeAdapter(_User)
 
@@ -93,7 +111,13 @@ class _Opened(Shape):
     html_url: Address
 
 
+class _Open(Shape):
+    number: Number
+    head: _Head
+
+
 _OPENED = TypeAdapter(_Opened)
+_HEADS = TypeAdapter(list[_Open])
 _OPEN = TypeAdapter(list[_Opened])
 
 
@@ -103,6 +127,7 @@ class GitHub:
     def __init__(self, server: str, repository: str, token: Callable[[], str]) -> None:
         owner, name = owner_and_name(repository)
         self._owner = owner
+        self._web = f"noreply@{urlsplit(server).hostname}"
         self._name = repository.lower()
         self._here = f"/repos/{quote(owner, safe='')}/{quote(name, safe='')}"
         self._rest = Rest(
@@ -137,6 +162,17 @@ class GitHub:
             return None
         return self._raw(pull, pull.merge_commit_sha if pull.merged else None, pull.user)
 
+    def writers(self, number: int) -> Sequence[RawWriter]:
+        """See Forge.writers."""
+        claimed = self._rest.get(_SIZE, f"{self._here}/pulls/{number}").commits
+        return writers_of(self._rest, self._here, number, claimed=claimed, web=self._web)
+
+    def base(self, number: int) -> str:
+        """See Forge.base. The second page of a comparison tells no files."""
+        ends = self._rest.get(_ENDS, f"{self._here}/pulls/{number}")
+        path = f"{self._here}/compare/{ends.base.sha}...{ends.head.sha}"
+        return self._rest.get(_COMPARISON, path, {"per_page": 1, "page": 2}).merge_base_commit.sha
+
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
         return blob_ids_at(self._rest, self._here, commit, paths)
@@ -154,6 +190,30 @@ class GitHub:
             opened = known[0]
         unasked = tuple(each for each in reviewers if not self._ask(opened.number, each))
         return OpenedPull(opened.number, opened.html_url, unasked)
+
+    def account(self) -> str:
+        """See Forge.account."""
+        own = own_account(self._rest)
+        return own.login if own else ""
+
+    def open_pulls(self) -> Sequence[PullHead]:
+        """See Forge.open_pulls."""
+        listed = self._rest.pages(_HEADS, f"{self._here}/pulls", {"state": "open", "base": MAIN})
+        return [PullHead(each.number, each.head.sha) for each in listed]
+
+    def comment(self, number: int, text: str) -> None:
+        """See Forge.comment. Who a job's token belongs to is not told: its comments are those of a bot."""
+        own = own_account(self._rest)
+
+        def is_own(writer: Writer) -> bool:
+            return writer.type == "Bot" if own is None else writer.id == own.id
+
+        known = self._rest.pages(COMMENTS, f"{self._here}/issues/{number}/comments")
+        comment(self._rest, self._here, number, text, known, is_own)
+
+    def set_check(self, pull: PullHead, passed: bool, text: str) -> None:
+        """See Forge.set_check."""
+        set_status(self._rest, self._here, pull.head, passed, text)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -15,7 +15,16 @@ from urllib.parse import quote
 
 from pydantic import Field, TypeAdapter
 
-from capsule.forge.api import OpenedPull, RawPull, RawReview
+from capsule.forge.api import (
+    CHECK,
+    COMMENT_MARK,
+    ForgeRefused,
+    OpenedPull,
+    PullHead,
+    RawPull,
+    RawReview,
+    RawWriter,
+)
 from capsule.forge.rest import NotTaken, NotThere, Rest
 from capsule.forge.shapes import (
     MAIN,
@@ -29,6 +38,8 @@ from capsule.forge.shapes import (
     owner_and_name,
     whole,
 )
+from capsule.forge.telling import says
+from capsule.forge.writers import check_all_told
 
 _BOT_NAMES = ("project_", "group_")
 _APPROVED = "approved this merge request"
@@ -65,6 +76,14 @@ class _Merge(Shape):
     author: _User
 
 
+class _Diff(Shape):
+    base_sha: CommitId
+
+
+class _Forked(Shape):
+    diff_refs: _Diff
+
+
 class _Approval(Shape):
     user: _User
     approved_at: When | None = None
@@ -78,6 +97,12 @@ class _Version(Shape):
     id: Number
     head_commit_sha: CommitId
     created_at: When
+
+
+class _Commit(Shape):
+    id: CommitId
+    author_email: Annotated[str, Field(max_length=10_000)] = ""
+    committer_email: Annotated[str, Field(max_length=10_000)] = ""
 
 
 class _Note(Shape):
@@ -107,10 +132,31 @@ class _Opened(Shape):
     web_url: Address
 
 
+class _Open(Shape):
+    iid: Number
+    sha: CommitId | None  # not known yet just after it was opened
+
+
+class _Pipeline(Shape):
+    id: Number
+
+
+class _Job(Shape):
+    id: Number
+    name: _Text
+    status: _Text
+
+
+_HEADS = TypeAdapter(list[_Open])
+_PIPELINES = TypeAdapter(list[_Pipeline])
+_JOBS = TypeAdapter(list[_Job])
+_ANYTHING = TypeAdapter(Shape)
 _LISTED = TypeAdapter(list[_Listed])
 _MERGE = TypeAdapter(_Merge)
+_FORKED = TypeAdapter(_Forked)
 _APPROVALS = TypeAdapter(_Approvals)
 _VERSIONS = TypeAdapter(list[_Version])
+_COMMITS = TypeAdapter(list[_Commit])
 _NOTES = TypeAdapter(list[_Note])
 _REVIEWERS = TypeAdapter(list[_Reviewer])
 _ACCOUNT = TypeAdapter(_Account)
@@ -151,6 +197,18 @@ class GitLab:
             return None
         return self._raw(merge) if merge.target_branch == MAIN else None
 
+    def writers(self, number: int) -> Sequence[RawWriter]:
+        """See Forge.writers. GitLab tells no accounts of commits."""
+        commits = self._rest.pages(_COMMITS, f"{self._here}/merge_requests/{number}/commits")
+        check_all_told(number, len(commits))
+        return [
+            RawWriter(None, email) for each in commits for email in (each.author_email, each.committer_email)
+        ]
+
+    def base(self, number: int) -> str:
+        """See Forge.base."""
+        return self._rest.get(_FORKED, f"{self._here}/merge_requests/{number}").diff_refs.base_sha
+
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
         found = {}
@@ -181,6 +239,43 @@ class GitLab:
                 raise
             return OpenedPull(known[0].iid, known[0].web_url, tuple(reviewers))
         return OpenedPull(opened.iid, opened.web_url)
+
+    def account(self) -> str:
+        """See Forge.account."""
+        return self._rest.get(_ACCOUNT, "/user").username
+
+    def open_pulls(self) -> Sequence[PullHead]:
+        """See Forge.open_pulls."""
+        query = {"state": "opened", "target_branch": MAIN}
+        listed = self._rest.pages(_HEADS, f"{self._here}/merge_requests", query)
+        return [PullHead(each.iid, each.sha) for each in listed if each.sha]
+
+    def comment(self, number: int, text: str) -> None:
+        """See Forge.comment."""
+        own = self._rest.get(_ACCOUNT, "/user").id
+        where = f"{self._here}/merge_requests/{number}/notes"
+        body = f"{COMMENT_MARK}\n{text}"
+        for note in self._rest.pages(_NOTES, where, {"activity_filter": "only_comments"}):
+            if note.author.id == own and not note.system and note.body.startswith(COMMENT_MARK):
+                if not says(note.body, body):
+                    self._rest.change("PUT", f"{where}/{note.id}", {"body": body})
+                return
+        self._rest.post(_ANYTHING, where, {"body": body})
+
+    def set_check(self, pull: PullHead, passed: bool, text: str) -> None:  # noqa: ARG002 (the job says it)
+        """See Forge.set_check: a merge request is held by its pipeline, so its job judges once more."""
+        pipelines = self._rest.get(
+            _PIPELINES, f"{self._here}/merge_requests/{pull.number}/pipelines", {"per_page": 1}
+        )
+        where = f"{self._here}/pipelines/{pipelines[0].id}/jobs" if pipelines else ""
+        jobs = self._rest.pages(_JOBS, where) if where else []
+        job = next((each for each in jobs if each.name == CHECK), None)
+        if job is None:
+            raise ForgeRefused(
+                "CheckMissing", f"the last pipeline of merge request {pull.number} has no job {CHECK}"
+            )
+        if job.status == ("failed" if passed else "success"):
+            self._rest.post(_ANYTHING, f"{self._here}/jobs/{job.id}/retry", {})
 
     def close(self) -> None:
         """Let go of connections."""

@@ -12,7 +12,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
@@ -88,6 +88,10 @@ class Rest:
     def post(self, kind: TypeAdapter[T], path: str, body: Mapping[str, Any]) -> T:
         """The answer to POST `path` as a `kind`. Raises EvidenceUnavailable, ForgeRefused, NotTaken."""
         return _read(kind, self._call("POST", path, None, json.dumps(body).encode()), path)
+
+    def change(self, method: Literal["PATCH", "PUT"], path: str, body: Mapping[str, Any]) -> None:
+        """Change what is at `path`; the answer is not read. Raises EvidenceUnavailable, ForgeRefused."""
+        self._call(method, path, None, json.dumps(body).encode())
 
     def close(self) -> None:
         """Let go of connections."""

@@ -5,6 +5,7 @@ Rules kept: pure; the first match wins, in the order of the design. Called by de
 
 from capsule.lifecycle.phase import FINAL, Phase, PhaseNow, request_phase
 from capsule.lifecycle.records import (
+    Month,
     OperationRecord,
     Records,
     RequestRecords,
@@ -16,6 +17,7 @@ from capsule.lifecycle.status import Observation, StatusNow, effective_status, f
 
 __all__ = [
     "FINAL",
+    "Month",
     "Observation",
     "OperationRecord",
     "Phase",

@@ -8,16 +8,18 @@ and view through `read_records`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from capsule.documents.codec import InvalidDocument, load_as
-from capsule.documents.paths import DESIRED, RECORDS, RequestFolder, StateFolder
+from capsule.documents.paths import CHANGES, DESIRED, RECORDS, RequestFolder, StateFolder
 from capsule.documents.types import Attestation, Claim, Refusal, Result, StateOrder, StateResult
 from capsule.trust.objects import ObjectReader, entries, files, find, parse_commit
 
 DESIRED_FOLDER = DESIRED.rpartition("/")[2]
+CHANGES_FOLDER = CHANGES.rpartition("/")[2]
+"""What forges said of changes of documents: it bears on main, so trust reads it."""
 _CLAIM = re.compile(r"^claim-[1-9][0-9]{0,5}\.yaml$")
 _ATTESTATION = re.compile(r"^attestation-([1-9][0-9]{0,8})\.yaml$")
 
@@ -95,6 +97,21 @@ class Month:
         """What forges said of the reviews of each request, by its name."""
         return {name: each.attestations for name, each in self.requests.items() if each.attestations}
 
+    @cached_property
+    def begun(self) -> Mapping[str, Collection[str]]:
+        """The targets of each request that were claimed or carried out, where any order may have left."""
+        return {name: tuple(each.operations) for name, each in self.requests.items() if each.claimed}
+
+    @cached_property
+    def running(self) -> tuple[tuple[RequestRecords, OperationRecord], ...]:
+        """Every operation that is claimed and has no result."""
+        return tuple(
+            (request, operation)
+            for request in self.requests.values()
+            for operation in request.operations.values()
+            if operation.running
+        )
+
 
 @dataclass(frozen=True)
 class Records:
@@ -124,12 +141,15 @@ class Records:
         """What forges said of the reviews of each request, by its name."""
         return {name: told for month in self.months.values() for name, told in month.attestations.items()}
 
+    @cached_property
+    def begun(self) -> Mapping[str, Collection[str]]:
+        """The targets of each request that were claimed, where any order may have left, by its name."""
+        return {name: targets for month in self.months.values() for name, targets in month.begun.items()}
+
     def running(self) -> Iterator[tuple[RequestRecords, OperationRecord]]:
         """Every operation that is claimed and has no result."""
-        for request in self.all():
-            for operation in request.operations.values():
-                if operation.running:
-                    yield request, operation
+        for name in sorted(self.months):
+            yield from self.months[name].running
 
 
 def read_records(reader: ObjectReader, audit: str | None, known: Records | None = None) -> Records:
@@ -143,6 +163,8 @@ def read_records(reader: ObjectReader, audit: str | None, known: Records | None 
     months: dict[str, Month] = {}
     desired, desired_tree = known.desired, known.desired_tree
     for year in entries(reader, entry.oid):
+        if year.name == CHANGES_FOLDER:
+            continue
         if year.name == DESIRED_FOLDER:
             if year.oid != desired_tree:
                 desired, desired_tree = _read_desired(reader, year.oid, desired), year.oid

@@ -18,6 +18,7 @@ LEAST_PATIENCE = timedelta(seconds=90)
 
 REASONS: dict[str, str] = {
     "HeartbeatDead": "No reconciler gave a sign of life in time; what is shown may be old.",
+    "HeartbeatUnknown": "Unknown here: no heartbeat was fetched, so nobody can tell how old the picture is.",
     "AnswerOld": "The last answer of the agent is older than three probe intervals while probing is held up.",
     "DisabledBySpec": "The document of the service says `enabled: false`.",
     "DisabledOnHost": "Somebody disabled the service on its host; the host wins over the document.",

@@ -15,6 +15,7 @@ _FIRST: tuple[EventKind, ...] = (
     "ReconcilerSuspended",
     "BreakGlass",
     "KeyChangedOutsideCapsule",
+    "SecretInReport",
     "OperationUnknown",
     "OperationFailed",
     "RolloutStopped",

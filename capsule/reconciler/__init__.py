@@ -10,13 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
 
-from capsule.decide import Decision, Ledger, World, decide, read_ledger
-from capsule.documents.paths import MAIN
-from capsule.lifecycle import PhaseNow, Records, read_records
+from capsule.decide import Decision, World, decide
+from capsule.lifecycle import PhaseNow
 from capsule.reconciler.attention import Attention
 from capsule.reconciler.built_in import BuiltIn
 from capsule.reconciler.claiming import Claiming
@@ -40,20 +38,18 @@ from capsule.reconciler.recording import (
     refusal_facts,
     status_facts,
 )
-from capsule.reconciler.standing import Standing, count
+from capsule.reconciler.standing import Standing, Standings
 from capsule.reconciler.state_records import all_results, order_facts
 from capsule.reconciler.statuses import Known, Statuses
+from capsule.reconciler.verifying import Remembered, Verifying
 from capsule.reconciler.watcher import Unwatched, Watcher
-from capsule.reconciler.watching import AuditUnsound, Leases, check_audit
+from capsule.reconciler.watching import Leases
 from capsule.store.api import RefMoved, RemoteUnreachable, Store, StoreError
 from capsule.transport.api import Transport
-from capsule.trust.key_validity import SeenOnAudit
-from capsule.trust.mainline import judge
-from capsule.trust.requests import RequestSet, judge_requests
-from capsule.trust.state import MainState
+from capsule.trust.state import JudgedRequest, MainState
 from capsule_agent.protocol import sshsig
 
-__all__ = ["PassReport", "Reconciler"]
+__all__ = ["PassReport", "Reconciler", "Remembered"]
 
 log = logging.getLogger("capsule.reconciler")
 PATIENCE = 0.5
@@ -75,6 +71,7 @@ class Reconciler:
         clock: Clock | None = None,
         watcher: Watcher | None = None,
         connect: Connect | None = None,
+        before: Remembered | None = None,
     ) -> None:
         self.landed = threading.Event()
         self._watcher = watcher or Unwatched()
@@ -95,13 +92,8 @@ class Reconciler:
         self._audit = AuditBranch(store, signer, name, root, self._watcher)
         self._leases = Leases(self._clock)
         self._attention = Attention()
-        self._state: MainState | None = None
-        self._at = self._clock.now()
-        self._seen: SeenOnAudit | None = None
-        self._knows_observed = False
-        self._requests = RequestSet({})
-        self._records = Records()
-        self._ledger: Ledger | None = None
+        self._standings = Standings()
+        self._verified = Verifying(store, root, self._clock, before, self._audit.reviews_recorded)
         self._holds: Mapping[str, PhaseNow] = {}
         self._finishing = False
         self._recalled = False
@@ -116,12 +108,9 @@ class Reconciler:
         """
         self.landed.clear()
         tips, away = self._fetch()
-        self._at = self._clock.now().replace(microsecond=0)
-        main = self._store.refs(MAIN).get(MAIN, self._root)
-        self._seen = SeenOnAudit(self._store, self._root, main, tips.audit, self._at)
-        state = self._verify_main()
+        state = self._verified.main(tips.audit)
         stalled = away or self._verify_audit(tips, state)
-        state = self._state or state
+        state = self._verified.state or state
         note(revision=state.tip)
         self._observe(state, patience)
         try:
@@ -130,6 +119,8 @@ class Reconciler:
             decision = self._decide(state)
             self._evidence.ask(decision.attest, state)
             now = self._record_facts(tips, state, decision)
+            if self._evidence.bears_on_main:
+                return self._report(tips, now, 0, 0)  # reviews of changes: what is in force is judged anew
             now, began = self._claim_and_send(now, state, decision)
             self._collect(patience if began or decision.ask else 0.0)
             now, ended = self._record_results(now, state)
@@ -157,39 +148,12 @@ class Reconciler:
             log.warning("the remote is away: %s", error)
         return self._audit.tips(), away
 
-    def _verify_main(self, *, again: bool = False) -> MainState:
-        """Turn bytes into verified state: main up to its tip, as far as it was not judged before."""
-        tip = self._store.refs(MAIN).get(MAIN, self._root)
-        if self._state and self._state.fleeting:
-            # What was judged by the time of then is judged anew, on top of what audit has observed.
-            self._state, self._knows_observed = None, False
-        if again or self._state is None or self._state.tip != tip or self._state.suspended:
-            self._state = judge(self._store, self._root, tip, self._state, self._seen)
-        return replace(self._state, seen=self._seen)
-
     def _verify_audit(self, tips: Tips, state: MainState) -> str:
-        """Prove what is new on audit, then read it and the requests; why that failed, or nothing."""
-        try:
-            check_audit(self._store, state, tips.audit)
-        except AuditUnsound as error:
-            log.error("%s: %s", error.reason, error)
-            return f"{error.reason}: {error}"
-        if not self._knows_observed:
-            # Only now is the revision that audit names to be believed: main must descend from it.
-            self._state = judge(self._store, self._root, tips.observed, None, self._seen)
-            state = self._verify_main(again=True)
-            self._knows_observed = True
-        self._records = read_records(self._store, tips.audit, self._records)
-        self._desired.read(self._records)
-        begun = {
-            request.name: request.operations.keys() for request in self._records.all() if request.claimed
-        }
-        refs = self._store.refs("refs/heads/")
-        told = self._records.attestations()
-        self._requests = judge_requests(
-            self._store, state, refs, self._requests, begun=begun, attestations=told
-        )
-        return ""
+        """Prove and read audit, and judge the requests; why that failed, or nothing."""
+        unsound = self._verified.audit(tips, state)
+        if not unsound:
+            self._desired.read(self._verified.records)
+        return unsound
 
     def _observe(self, state: MainState, patience: float) -> None:
         """Send the probes that are due, and take in what came back."""
@@ -197,14 +161,17 @@ class Reconciler:
             self._recalled = True
             self._probing.recall(self._pulse.recall(state))
         self._probing.land()
-        wanted = self._awaited()
+        wanted = self._verified.awaited(self._probing.observations)
         self._probing.start_due(state, wanted)
         if wanted or not self._probing.observations:
             self._probing.wait(patience)
             self._probing.land()
 
     def _decide(self, state: MainState) -> Decision:
-        decision = decide(self.world(state, self._worth_a_look(state)))
+        converging = self._worth_a_look(state)
+        decision = decide(self.world(state, converging))
+        if not self._verified.bears_out(_acted_on(decision), state):
+            decision = decide(self.world(state, converging))
         self._holds = {
             hold.request.name: PhaseNow("Held", hold.reason, hold.message) for hold in decision.hold
         }
@@ -212,7 +179,7 @@ class Reconciler:
 
     def _record_facts(self, tips: Tips, state: MainState, decision: Decision) -> Tips:
         """Refusals, built-in actions, changes of status, and a new main tip: one commit, or none."""
-        now, records = self._clock.now(), self._records
+        now, records = self._clock.now(), self._verified.records
         parts: list[Facts] = []
         for refuse in decision.refuse[:MOST_FACTS]:
             refusal = make_refusal(
@@ -223,23 +190,18 @@ class Reconciler:
             parts.extend(self._built_in.ended(cancel, state, records, now))
         for acknowledge in decision.acknowledge[:MOST_FACTS]:
             parts.extend(self._built_in.acknowledged(acknowledge, state, records, now))
-        parts.extend(self._evidence.facts(self._requests, state, records)[:MOST_FACTS])
-        known = Known(self._probing.observations, records, self._book(), self._requests)
+        parts.extend(self._evidence.facts(self._verified.requests, state, records)[:MOST_FACTS])
+        known = Known(self._probing.observations, records, self._verified.book(), self._verified.requests)
         changes = self._statuses.changes(state, tips.audit, known)
         if changes:
             few = changes[:MOST_FACTS]
             parts.append(status_facts([(c.service.path, c.status, c.subject) for c in few]))
         if not parts and state.tip == tips.observed:
             return tips
-        tips = self._audit.record(tips, joined(parts) if parts else Facts(), state.tip, self._moment(state))
+        facts = joined(parts) if parts else Facts()
+        tips = self._audit.record(tips, facts, state.tip, self._verified.moment(state))
         self._evidence.recorded()
         return tips
-
-    def _moment(self, state: MainState) -> datetime:
-        """When a commit on audit says it was made: where keys were judged by the time of this pass, then,
-        for it is the time that `capsule audit verify` judges by."""
-        fleeting = state.fleeting or any(each.fleeting for each in self._requests.values())
-        return self._at if fleeting else self._clock.now()
 
     def _claim_and_send(self, tips: Tips, state: MainState, decision: Decision) -> tuple[Tips, int]:
         """Record every order and claim, then, and only then, let them leave: `disable` before all else."""
@@ -248,16 +210,17 @@ class Reconciler:
         orders = self._desired.orders(decision.converge, state)[:MOST_FACTS]
         settled = self._evidence.settled(decision.begin)
         begins = self._operations.not_under_way(settled, MOST_FACTS - len(orders))
-        errands = self._claiming.errands(begins, state, self._records, self._probing.observations)
+        errands = self._claiming.errands(begins, state, self._verified.records, self._probing.observations)
         parts = [order_facts(orders)] if orders else []
         if errands:
             parts.append(self._claiming.facts(errands))
         if parts:
-            tips = self._audit.record(tips, joined(parts), state.tip, self._moment(state))
+            tips = self._audit.record(tips, joined(parts), state.tip, self._verified.moment(state))
         self._seen_through(decision, {order.spec.service for order in orders})
         if not self._finishing:
-            self._desired.send(orders, state, self._book().words)
-        self._operations.send([*errands, *self._operations.unfinished(decision, self._records)], state)
+            self._desired.send(orders, state, self._verified.book().words)
+        unfinished = self._operations.unfinished(decision, self._verified.records)
+        self._operations.send([*errands, *unfinished], state)
         return tips, len(orders) + len(errands)
 
     def _collect(self, patience: float) -> None:
@@ -271,7 +234,7 @@ class Reconciler:
     def _record_results(self, tips: Tips, state: MainState) -> tuple[Tips, int]:
         """Record every outcome at hand; those that cannot be recorded now are kept for the next pass."""
         states = self._desired.outcomes(MOST_FACTS)
-        outcomes = self._operations.outcomes(self._records, MOST_FACTS - len(states))
+        outcomes = self._operations.outcomes(self._verified.records, MOST_FACTS - len(states))
         if not outcomes and not states:
             return tips, 0
         tips = self._audit.record(tips, all_results(outcomes, states), state.tip, self._clock.now())
@@ -288,28 +251,26 @@ class Reconciler:
         lease = state.settings.document.spec.lease.total_seconds()
         return World(
             state=state,
-            requests=self._requests,
-            records=self._records,
+            requests=self._verified.requests,
+            records=self._verified.records,
             now=self._clock.now(),
             reconciler=self._name,
             observations=self._probing.observations,
-            lost_leases=self._leases.lost(self._records, self._name, lease),
+            lost_leases=self._leases.lost(self._verified.records, self._name, lease),
             quarantined=self._operations.quarantined,
             converge_only=converge_only,
             lost_orders=self._desired.silent(lease),
-            ledger=self._ledger,
+            ledger=self._verified.book(),
+            open_before=self._verified.open,
+            taken=self._verified.requests.without_request,
         )
-
-    def _book(self) -> Ledger:
-        self._ledger = read_ledger(self._records, self._ledger)
-        return self._ledger
 
     def _worth_a_look(self, state: MainState) -> frozenset[str]:
         """The services whose document, report, records or time changed since convergence was last decided."""
-        book = self._book()
+        book = self._verified.book()
         facts = (
             self._probing.observations,
-            self._records.desired,
+            self._verified.records.desired,
             book.words,
             book.acknowledged,
             book.changed,
@@ -327,22 +288,9 @@ class Reconciler:
             if wait.until is not None:
                 self._attention.wait(wait.service, wait.until)
 
-    def _awaited(self) -> list[str]:
-        """Services that an approved request waits for and that were not seen since it was approved."""
-        awaited: list[str] = []
-        for judged in self._requests.values():
-            if judged.verdict == "approved" and judged.document and self._records.of(judged.name) is None:
-                unseen = (name for name in judged.document.spec.targets if not self._seen_well(name))
-                awaited.extend(unseen)
-        return awaited
-
-    def _seen_well(self, service: str) -> bool:
-        seen = self._probing.observations.get(service)
-        return seen is not None and seen.ok
-
     def _waiting(self, state: MainState) -> dict[str, str]:
         """Why operations under way have no result yet; told in the heartbeat, for nothing is recorded."""
-        operations = self._operations.waits(state, self._records)
+        operations = self._operations.waits(state, self._verified.records)
         return {**operations, **self._desired.waits(), **self._evidence.waits()}
 
     def _beat(self, state: MainState) -> None:
@@ -357,7 +305,8 @@ class Reconciler:
 
     def _report(self, before: Tips, after: Tips, began: int, ended: int, stalled: str = "") -> PassReport:
         commits = int(before.audit != after.audit)
-        suspended = self._state.suspended if self._state else None
+        known = self._verified.state
+        suspended = known.suspended if known else None
         stalled = stalled or (f"{suspended.reason}: {suspended.message}" if suspended else "")
         under_way = self._operations.under_way + self._desired.under_way + len(self._probing)
         under_way += len(self._evidence)
@@ -389,11 +338,17 @@ class Reconciler:
     @property
     def in_force(self) -> MainState | None:
         """Main as last judged; None before the first pass."""
-        return self._state
+        return self._verified.state
+
+    @property
+    def remembered(self) -> Remembered:
+        """What the next one may go on from; to be asked for between two passes."""
+        return Remembered(self._verified.requests, self._verified.records)
 
     def standing(self) -> Standing:
         """How many services and requests stand in which state; may be asked from any thread."""
-        return count(self._statuses.on_record(), self._requests, self._records, self._holds)
+        requests, records = self._verified.requests, self._verified.records
+        return self._standings.count(self._statuses.on_record(), requests, records, self._holds)
 
     def close(self) -> None:
         """End the threads; what is under way is asked about after the next start."""
@@ -401,3 +356,9 @@ class Reconciler:
         self._desired.close()
         self._operations.close()
         self._probing.close()
+
+
+def _acted_on(decision: Decision) -> Collection[JudgedRequest]:
+    """The requests that are begun or refused in this pass, each once."""
+    kinds = (decision.begin, decision.cancel, decision.acknowledge, decision.refuse)
+    return {each.request.name: each.request for kind in kinds for each in kind[:MOST_FACTS]}.values()

@@ -21,7 +21,7 @@ from capsule.reconciler.recording import (
     result_facts,
 )
 from capsule.trust.state import JudgedRequest, MainState
-from capsule_agent.protocol.messages import operation_id
+from capsule_agent.protocol.ids import operation_id
 
 ACKNOWLEDGED = "Acknowledged"
 
@@ -49,6 +49,8 @@ class BuiltIn:
         """That people know of a condition, or of a broken glass; the results carry which."""
         message = _who(found.request, f"{found.subject} acknowledged")
         outputs: dict[str, Scalar] = {found.param: found.subject}
+        if found.since:
+            outputs["since"] = found.since
         return self._done(found.request, state, records, now, ACKNOWLEDGED, message, outputs)
 
     def _done(

@@ -16,7 +16,7 @@ from capsule.documents.types import AgentAddress, Claim, ResultOutcome, Service,
 from capsule.lifecycle import Observation
 from capsule.reconciler.clock import Clock
 from capsule.reconciler.recording import Outcome, make_result
-from capsule.reconciler.state_records import StateOutcome, make_state_result
+from capsule.reconciler.state_records import TOMBSTONED, StateOutcome, make_state_result
 from capsule.transport.api import CallName, Transport, TransportError
 from capsule.trust.receipts import Untrusted, open_receipt, open_report
 from capsule.trust.state import InForce, JudgedRequest, MainState
@@ -37,6 +37,8 @@ REASONS: dict[str, str] = {
     "JournalChanged": "The agent's journal is not the one the claim saw: it cannot know what happened.",
     "ServiceGone": "The service was removed from main while an operation on it was under way.",
     "CancelledByRequest": "An approved `cancel` request reached the agent before the order did.",
+    "Superseded": "A desired-state order was overruled before its agent began it: by a later order, a later "
+    "text of the document, or people who disabled the service. The receipt proves that it never will begin.",
     "RequestGone": "The request is no longer in the repository; what was not begun never will be.",
 }
 QUERY_SECONDS = 15.0
@@ -135,7 +137,7 @@ class Courier:
     def tell_state(self, order: StateOrder, service: InForce[Service], state: MainState) -> StateAnswer:
         """Tell an agent what its document says; to tell it again is harmless, so a doubt is no outcome."""
         limit = min(state.settings.document.spec.order_timeout.total_seconds(), STATE_SECONDS)
-        agent, spec = service.document.spec.agent, order.spec
+        spec = order.spec
         told = Order(
             repository=self._root,
             op_id=spec.op_id,
@@ -148,11 +150,35 @@ class Courier:
             not_after=self._not_after(limit),
             reconciler=self._name,
         )
+        return self._converse(order, service, state, "order", told.to_json(), limit)
+
+    def withdraw_state(self, order: StateOrder, service: InForce[Service], state: MainState) -> StateAnswer:
+        """Tell an agent never to begin an order that was overruled, and learn what became of it."""
+        query = Query(
+            repository=self._root,
+            op_id=order.spec.op_id,
+            service=order.spec.service,
+            attempt=1,
+            not_after=self._not_after(QUERY_SECONDS),
+            reconciler=self._name,
+            tombstone=True,
+        )
+        return self._converse(order, service, state, "query", query.to_json(), QUERY_SECONDS)
+
+    def _converse(
+        self,
+        order: StateOrder,
+        service: InForce[Service],
+        state: MainState,
+        call: CallName,
+        payload: bytes,
+        seconds: float,
+    ) -> StateAnswer:
+        agent, spec = service.document.spec.agent, order.spec
         try:
             key = _key_of(agent)
-            body = self._sealed(told.to_json(), state, None)
-            answer = self._transport.call(agent, "order", body, timeout=limit)
-            receipt, payload, signature = open_receipt(
+            answer = self._transport.call(agent, call, self._sealed(payload, state, None), timeout=seconds)
+            receipt, said, signature = open_receipt(
                 answer,
                 key,
                 repository=self._root,
@@ -162,10 +188,10 @@ class Courier:
             )
         except (TransportError, Untrusted) as error:
             return StateAnswer(None, error.reason, str(error))
-        if receipt.outcome == "running" or (receipt.outcome == "refused" and receipt.reason in _LATER):
+        if not _settles(receipt, spec.action, call):
             return StateAnswer(None, receipt.reason, receipt.message)
-        result = make_state_result(order, receipt, payload, self._clock.now())
-        return StateAnswer(StateOutcome(result, payload, signature))
+        result = make_state_result(order, receipt, said, self._clock.now())
+        return StateAnswer(StateOutcome(result, said, signature))
 
     def _tell(self, errand: Errand, state: MainState, timeout: float) -> Answer:
         judged = errand.request
@@ -244,7 +270,7 @@ class Courier:
                 return Answer(None, "NeverSeen", "the agent never saw it: safe to send")
             return self._doubt(errand, "JournalChanged", REASONS["JournalChanged"], payload, signature)
         outcome: ResultOutcome = receipt.outcome
-        if receipt.reason == "Tombstoned":
+        if receipt.reason == TOMBSTONED:
             outcome = "cancelled"
         return Answer(
             self._outcome(errand, outcome, receipt.reason, receipt.message, receipt, payload, signature)
@@ -254,7 +280,7 @@ class Courier:
     def _refused_now_alone(name: CallName, receipt: Receipt) -> bool:
         """Whether a refusal says nothing of the operation: of a question, or of an order that came late."""
         if name == "query":
-            return receipt.reason != "Tombstoned"
+            return receipt.reason != TOMBSTONED
         return receipt.reason in ("OrderTooLate", "AttemptOutdated")
 
     def _doubt(
@@ -291,6 +317,15 @@ class Courier:
 
     def _not_after(self, seconds: float) -> str:
         return instant_text(self._clock.now() + timedelta(seconds=seconds))
+
+
+def _settles(receipt: Receipt, action: str, call: CallName) -> bool:
+    """Whether a receipt says for good what became of a desired-state order."""
+    if receipt.reason == TOMBSTONED and receipt.action in ("", action):
+        return True
+    if receipt.action != action or receipt.outcome == "running":
+        return False
+    return receipt.outcome != "refused" or (call == "order" and receipt.reason not in _LATER)
 
 
 def _key_of(agent: AgentAddress) -> sshsig.PublicKey:

@@ -27,7 +27,7 @@ OPEN_FOR = timedelta(days=30)
 """How long after the due date a proposal may still be approved."""
 MOST = 20
 """Proposals in one pass: each is a branch, and a push."""
-REFUSED_PAUSE = 600.0
+PAUSE = 600.0
 
 
 class Proposing:
@@ -38,31 +38,33 @@ class Proposing:
         self._signer = signer
         self._name = name
         self._clock = clock
-        self._refused: dict[str, float] = {}
+        self._tried: dict[str, float] = {}
 
     def publish(self, found: Sequence[Propose], state: MainState) -> int:
-        """Put each on its branch; how many were. What the remote refuses is tried again after ten minutes.
+        """Put each on its branch; how many were. For one service at most one is pushed in ten minutes,
+        whatever became of it: neither a remote that refuses nor somebody who takes its place makes every
+        pass push.
 
         Raises RemoteUnreachable.
         """
         now = self._clock.monotonic()
-        self._refused = {name: at for name, at in self._refused.items() if now - at < REFUSED_PAUSE}
-        due = [propose for propose in found if propose.name not in self._refused]
-        return sum(self._publish(propose, state) for propose in due[:MOST])
+        self._tried = {name: at for name, at in self._tried.items() if now - at < PAUSE}
+        due = [each for each in found if each.service.document.metadata.name not in self._tried]
+        return sum(self._publish(each, state) for each in due[:MOST])
 
     def _publish(self, propose: Propose, state: MainState) -> bool:
-        with about(request=propose.name, service=propose.service.document.metadata.name):
+        service = propose.service.document.metadata.name
+        with about(request=propose.name, service=service):
+            self._tried[service] = self._clock.monotonic()
             branch = REQUEST_BRANCHES + propose.name
             commit = self._write(propose, state)
             try:
                 self._store.publish([RefUpdate(branch, None, commit)])
             except RefMoved:
                 # Another reconciler was first: the same name, the same wish. Or somebody put something else
-                # there, and must not make every pass write and push in vain.
-                self._refused[propose.name] = self._clock.monotonic()
+                # there: then decide takes another name once that was seen.
                 return False
             except (PushRefused, PushUnclear) as error:
-                self._refused[propose.name] = self._clock.monotonic()
                 log.warning("request %s was not put on its branch: %s", propose.name, error)
                 return False
             log.info("asked for %s, due %s", propose.name, f"{propose.due:%Y-%m-%d}")

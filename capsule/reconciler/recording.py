@@ -17,7 +17,7 @@ from typing import Literal
 
 from capsule.documents.codec import emit
 from capsule.documents.digests import bytes_digest
-from capsule.documents.paths import AUDIT, RECORDS, RequestFolder, status_path
+from capsule.documents.paths import AUDIT, CHANGES, RECORDS, RequestFolder, status_path
 from capsule.documents.secrets import redacted
 from capsule.documents.types import (
     API_VERSION,
@@ -245,6 +245,8 @@ class AuditBranch:
         self._signer = signer
         self._person = Person(name, f"{name}@reconciler.invalid")
         self._root = root
+        self.reviews_recorded: set[str] = set()
+        """The commits of its own that record reviews of changes."""
 
     def tips(self) -> Tips:
         """Where audit stands now; observed is the root as long as there is no audit."""
@@ -281,6 +283,8 @@ class AuditBranch:
             overlay=main if takes_in else None,
         )
         commit = self._store.write(draft)
+        if any(path.startswith(f"{CHANGES}/") for path in facts.edits):
+            self.reviews_recorded.add(commit)
         self._publish(tips.audit, commit)
         self._tell(commit, facts)
         return Tips(commit, main)

@@ -26,7 +26,10 @@ from capsule.documents.types import (
     StateResultSpec,
 )
 from capsule.reconciler.recording import Facts, Outcome, plain_outputs, result_facts, result_words, told_of
+from capsule.trust.state_orders import SUPERSEDED, TOMBSTONED
 from capsule_agent.protocol.messages import Receipt, instant
+
+__all__ = ["TOMBSTONED", "StateOutcome", "all_results", "make_order", "make_state_result", "order_facts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,9 @@ def make_order(converge: Converge, revision: str, reconciler: str, nonce: str, n
 
 
 def make_state_result(order: StateOrder, receipt: Receipt, payload: bytes, now: datetime) -> StateResult:
-    """The StateResult document; `payload` are the signed bytes of the receipt."""
-    spec = order.spec
+    """The StateResult document; `payload` are the signed bytes of the receipt. An answer to whoever withdraws
+    names no action: what never began was superseded."""
+    spec, withdrawn = order.spec, receipt.reason == TOMBSTONED
     return StateResult(
         api_version=API_VERSION,
         kind="StateResult",
@@ -77,8 +81,8 @@ def make_state_result(order: StateOrder, receipt: Receipt, payload: bytes, now: 
             generation=spec.generation,
             op_id=spec.op_id,
             action=spec.action,
-            outcome=cast(ResultOutcome, receipt.outcome),
-            reason=receipt.reason,
+            outcome="cancelled" if withdrawn else cast(ResultOutcome, receipt.outcome),
+            reason=SUPERSEDED if withdrawn and not receipt.action else receipt.reason,
             message=shown(receipt.message)[:500],
             outputs=plain_outputs(receipt),
             started_at=instant(receipt.started_at) if receipt.started_at else None,

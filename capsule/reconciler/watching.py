@@ -2,22 +2,31 @@
 
 Rules kept: leases run by the observer's own monotonic clock since it last saw a claim, never by dates in
 documents; an audit branch that does not contain what was seen before, or holds what no reconciler signed,
-stops all acting. Called by the reconciler.
+stops all acting. So does one on which somebody else records reviews of changes, unless all of it proves: they
+bear on what is in force, and a signature alone does not say that they were recorded when they could be.
+Called by the reconciler.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
 from capsule.lifecycle import Records
 from capsule.reconciler.clock import Clock
 from capsule.store.api import LOCAL_PREFIX, RefUpdate, Store
-from capsule.trust.audit import verify_audit
+from capsule.trust.audit import Proved, verify_audit
 from capsule.trust.key_validity import policy_at
 from capsule.trust.objects import BadObject, CommitInfo, MissingObject, read_commit
 from capsule.trust.policy import signer_of
 from capsule.trust.state import MainState
+from capsule.trust.told_changes import ToldOnAudit
 from capsule_agent.protocol.sshsig import COMMIT, BadSignature
 
 SEEN = LOCAL_PREFIX + "reconciler/audit"
+"""Where audit was when it was last found sound: it must never go back behind there."""
+PROVED = LOCAL_PREFIX + "reconciler/proved"
+"""Up to where what audit tells of reviews is proved, or was written by this reconciler on what is."""
 
 REASONS: dict[str, str] = {
     "AuditRewritten": "The audit branch no longer contains a commit this reconciler has seen on it.",
@@ -53,44 +62,81 @@ class Leases:
         return frozenset((key[0], key[1]) for key, since in seen.items() if now - since > lease)
 
 
-def check_audit(store: Store, state: MainState, audit: str | None) -> None:
-    """Compare audit with where it was last seen, prove what is new on it, and remember where it is.
+class AuditWatch:
+    """Where audit was last seen, and up to where it is proved; `own` are those commits that this process
+    wrote on it to record reviews of changes."""
 
-    Raises AuditUnsound.
-    """
-    before = store.refs(SEEN).get(SEEN)
-    if before == audit:
-        return
-    new = _new_commits(store, state.root, audit, before) if before else None
-    # What no present machine signed may stem from an earlier policy: the whole proof knows each day's.
-    if audit and not (new is not None and all(_by_present_machine(state, commit) for commit in new)):
-        _prove_whole(store, state, audit)
-    store.publish([RefUpdate(SEEN, before, audit)])
+    def __init__(self, store: Store, own: Container[str] = ()) -> None:
+        self._store = store
+        self._own = own
+        self._last: Proved | None = None
+
+    @property
+    def proved(self) -> str | None:
+        """The commit up to which the reviews that audit tells of may be believed."""
+        return self._store.refs(PROVED).get(PROVED)
+
+    def check(self, state: MainState, audit: str | None) -> None:
+        """Compare audit with where it was last seen, prove what is new on it, and remember where it is.
+
+        Raises AuditUnsound.
+        """
+        before, proved = self._store.refs(SEEN).get(SEEN), self.proved
+        if before == proved == audit:
+            return
+        new = _new_commits(self._store, state.root, audit, before) if before else None
+        if audit and (new is None or proved != before or not self._is_plain(state, new)):
+            self._prove_whole(state, audit)
+        self._store.publish([RefUpdate(SEEN, before, audit), RefUpdate(PROVED, proved, audit)])
+
+    def _is_plain(self, state: MainState, new: Sequence[_Commit]) -> bool:
+        """Whether signatures say enough of these commits. What no present machine signed may stem from an
+        earlier policy: the whole proof knows each day's. What others tell of reviews may be invented."""
+        return all(_by_present_machine(state, commit.info) for commit in new) and not any(
+            self._tells_of_changes(commit) for commit in new if commit.oid not in self._own
+        )
+
+    def _tells_of_changes(self, commit: _Commit) -> bool:
+        """Whether it makes audit tell something else of reviews of changes than the commit before it."""
+        return (
+            ToldOnAudit(self._store, commit.oid).tree != ToldOnAudit(self._store, commit.info.parents[0]).tree
+        )
+
+    def _prove_whole(self, state: MainState, audit: str) -> None:
+        # A proof that is gone on from belongs to the one that does: it is kept again where all holds.
+        before, self._last = self._last, None
+        verdict = verify_audit(
+            self._store, state.root, state.tip, audit, resume=lambda _: before, keep=self._keep
+        )
+        bad = verdict.first_bad
+        if bad:
+            raise AuditUnsound("AuditUntrusted", f"commit {bad.commit}: {bad.reason}: {bad.message}")
+
+    def _keep(self, proved: Proved) -> None:
+        self._last = proved
 
 
-def _prove_whole(store: Store, state: MainState, audit: str) -> None:
-    verdict = verify_audit(store, state.root, state.tip, audit)
-    bad = verdict.first_bad
-    if bad:
-        raise AuditUnsound("AuditUntrusted", f"commit {bad.commit}: {bad.reason}: {bad.message}")
+class _Commit(NamedTuple):
+    oid: str
+    info: CommitInfo
 
 
-def _new_commits(store: Store, root: str, audit: str | None, before: str) -> list[CommitInfo]:
+def _new_commits(store: Store, root: str, audit: str | None, before: str) -> list[_Commit]:
     """The commits on audit since `before`. Raises AuditUnsound when it does not descend from there."""
-    found: list[CommitInfo] = []
+    found: list[_Commit] = []
     at = audit
     while at != before:
         try:
             commit = read_commit(store, at) if at else None
         except (MissingObject, BadObject):
             commit = None
-        if commit is None or at == root or not commit.parents:
+        if at is None or commit is None or at == root or not commit.parents:
             raise AuditUnsound(
                 "AuditRewritten",
                 f"audit is at {audit or 'nothing'} and does not contain {before}, which was seen on it; "
                 f"push it back, or after an inquiry run: git update-ref -d {SEEN}",
             )
-        found.append(commit)
+        found.append(_Commit(at, commit))
         at = commit.parents[0]
     return found
 

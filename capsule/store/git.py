@@ -20,7 +20,13 @@ from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from capsule.store.api import NotARepository, StoreError
 from capsule.store.git_process import run_git
 from capsule.store.git_remote import GitRemote
-from capsule.store.git_settings import HttpSettings, RemoteSettings, SshSettings
+from capsule.store.git_settings import (
+    FOLLOWS_ORIGIN,
+    HEARTBEATS_REFSPEC,
+    HttpSettings,
+    RemoteSettings,
+    SshSettings,
+)
 from capsule.store.git_store import GitStore
 from capsule.store.git_url import RemoteUrl
 
@@ -146,14 +152,13 @@ def clone(
     init(folder, bare=bare).close()
     git_folder = folder if bare else folder / ".git"
     address = parsed.path if parsed.scheme == "path" else url
-    run_git(git_folder.resolve(), "config", "--local", "remote.origin.url", address)
-    run_git(
-        git_folder.resolve(),
-        "config",
-        "--local",
-        "remote.origin.fetch",
-        "+refs/heads/*:refs/remotes/origin/*",
-    )
+    for name, value in (
+        ("remote.origin.url", address),
+        ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
+        ("remote.origin.fetch", HEARTBEATS_REFSPEC),
+        *FOLLOWS_ORIGIN,
+    ):
+        run_git(git_folder.resolve(), "config", "--local", "--add", name, value)
     store = open_store(folder, settings=settings)
     try:
         if shallow is not None:

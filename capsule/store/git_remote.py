@@ -250,9 +250,8 @@ class GitRemote:
         except Exception as error:  # dulwich, urllib3 and paramiko raise dozens of unrelated kinds here
             said = client.diagnosis() if isinstance(client, StreamClient) else ""
             why = _printable(f"{error or type(error).__name__} {said}")
-            raise RemoteUnreachable(
-                f"cannot {verb} {url.shown}: {why}", "is the address right, is it up, may we in?"
-            ) from None
+            hint = "" if "ssh-keyscan" in why else "is the address right, is it up, may we in?"
+            raise RemoteUnreachable(f"cannot {verb} {url.shown}: {why}", hint) from None
         finally:
             if client is not None:
                 client.close()

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+HEARTBEATS_REFSPEC = "+refs/capsule/heartbeat/*:refs/capsule/local/seen/heartbeat/*"
+"""With it stock `git fetch` gets heartbeats, and keeps them where GitStore looks for what the remote has."""
+
+FOLLOWS_ORIGIN = (("branch.main.remote", "origin"), ("branch.main.merge", "refs/heads/main"))
+"""The settings with which `git pull` and `git push` know where main belongs."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:

@@ -152,8 +152,11 @@ def _strings(value: str | list[str] | None) -> list[str]:
 def _connect(target: _Target, patience: Patience) -> paramiko.Transport:
     known, revoked = _known_keys(target)
     if not known:
+        file = target.known_hosts[0] if target.known_hosts else "known_hosts"
         raise SshProblem(
-            f"host {target.listed_as} is not in known_hosts: get its key by a safe way, then add it"
+            f"host {target.listed_as} is not in known_hosts: get its key with "
+            f"`ssh-keyscan -t ed25519 -p {target.port} {target.host}`, compare it with what the server's "
+            f"owner tells you, and add the line to {file}"
         )
     sock = socket.create_connection((target.host, target.port), timeout=patience.left())
     try:

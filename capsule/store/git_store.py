@@ -24,7 +24,6 @@ from dulwich.repo import Repo
 from capsule.store.api import (
     LOCAL_PREFIX,
     Draft,
-    InvalidDraft,
     RefMoved,
     RefUpdate,
     RemoteUnreachable,
@@ -39,11 +38,8 @@ from capsule.store.git_refs import LocalRefs, moved
 from capsule.store.git_remote import Fetched, GitRemote, Overtaken, PackData
 from capsule.store.graph import is_ancestor, new_objects
 from capsule.store.incoming import ESSENTIAL, Incoming, well_named
-from capsule.store.objects import build_commit, check_ref_name, is_object_id
+from capsule.store.objects import REMOTE_PREFIXES, build_commit, check_update, is_object_id
 from capsule.trust.objects import ObjectKind
-
-REMOTE_PREFIXES = ("refs/heads/", "refs/capsule/")
-"""What is read from a remote. Tags are not: one named like a branch has misled git before."""
 
 _SEEN_PREFIX = LOCAL_PREFIX + "seen/"
 
@@ -234,21 +230,12 @@ class GitStore:
     def publish(self, updates: Sequence[RefUpdate]) -> None:
         """Move refs by compare-and-swap, at the authority first; stops at the first loss."""
         for update in updates:
-            self._check(update)
+            check_update(update, self._db.read, shared=self._remote is not None)
         for update in updates:
             if self._remote is None or update.name.startswith(LOCAL_PREFIX):
                 self._move_local(update)
             else:
                 self._push(self._remote, update)
-
-    def _check(self, update: RefUpdate) -> None:
-        check_ref_name(update.name)
-        if update.old is None and update.new is None:
-            raise InvalidDraft(f"{update.name}: neither an old nor a new value is given")
-        if self._remote is not None and not update.name.startswith(REMOTE_PREFIXES):
-            raise StoreError(f"{update.name} cannot be published: only {' and '.join(REMOTE_PREFIXES)}…")
-        if update.new is not None and self._db.read(update.new)[0] != "commit":
-            raise InvalidDraft(f"{update.name}: {update.new} is not a commit")
 
     def _move_local(self, update: RefUpdate) -> None:
         checked_out = self._is_checked_out(update.name)
@@ -348,9 +335,13 @@ class GitStore:
         """Own this repository until left; a second owner gets RepositoryBusy."""
         return owner_lock(self._private, self._common)
 
-    def maintenance(self) -> None:
-        """Let stock git pack refs and objects and drop old garbage; safe beside our own writers."""
-        maintain(self._git_folder)
+    def maintenance(self, *, when_due: bool = False, ending: threading.Event | None = None) -> None:
+        """Let stock git pack refs and objects and drop old garbage; safe beside our own writers.
+
+        `when_due`: only if there is enough of either, as git judges. Set `ending` to break it off: nothing is
+        lost by that. Raises StoreError.
+        """
+        maintain(self._git_folder, when_due=when_due, ending=ending)
 
     def close(self) -> None:
         """Let go of files and connections."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from capsule.store.api import DamagedObject, Draft, InvalidDraft, Person, StoreError
+from capsule.store.api import DamagedObject, Draft, InvalidDraft, Person, RefUpdate, StoreError
 from capsule.trust.objects import ObjectKind
 from capsule.trust.raw import MAX_COMMIT_BYTES
 
@@ -29,6 +29,9 @@ GITLINK = 0o160000
 
 MACHINE_FOLDERS = (b"status", b"records")
 """Top folders that come from the base of a draft, never from its overlay."""
+
+REMOTE_PREFIXES = ("refs/heads/", "refs/capsule/")
+"""What is read from a remote. Tags are not: one named like a branch has misled git before."""
 
 MAX_DEPTH = 64
 MAX_NAME_BYTES = 255
@@ -185,6 +188,18 @@ def check_ref_name(name: str) -> None:
         fine = False
     if not fine:
         raise StoreError(f"{name!r} is not a full ref name", "write it as refs/heads/<name>")
+
+
+def check_update(update: RefUpdate, read: Read, *, shared: bool) -> None:
+    """Raises StoreError for a ref that cannot be published (`shared`: with a remote), and InvalidDraft for a
+    move that says nothing, or to something that is no commit."""
+    check_ref_name(update.name)
+    if update.old is None and update.new is None:
+        raise InvalidDraft(f"{update.name}: neither an old nor a new value is given")
+    if shared and not update.name.startswith(REMOTE_PREFIXES):
+        raise StoreError(f"{update.name} cannot be published: only {' and '.join(REMOTE_PREFIXES)}…")
+    if update.new is not None and read(update.new)[0] != "commit":
+        raise InvalidDraft(f"{update.name}: {update.new} is not a commit")
 
 
 def check_room(name: str, others: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from capsule.forge.api import ForgeError, OpenedPull, RawPull, RawReview
+from capsule.forge.api import ForgeError, OpenedPull, PullHead, RawPull, RawReview, RawWriter
 
 Lie = Literal["other head", "other people", "bots are people", "dismissed counts", "other files"]
 OTHER_COMMIT = "e" * 40
@@ -20,29 +20,38 @@ OTHER_COMMIT = "e" * 40
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A pull request that was merged: what the honest forge tells of it, and the files at its head."""
+    """A pull request that was merged: what the honest forge tells of it, and the files at its head and
+    where its branch left main."""
 
     pull: RawPull
     files: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] = field(default_factory=dict)
 
 
 class MemoryForge:
     """A Forge. `merge` puts a merged pull request there, `fail` makes the next calls go wrong, `lies` says
-    how answers are false, `asked` and `opened` tell what arrived."""
+    how answers are false, `asked`, `opened`, `comments` and `checks` tell what arrived; `written` says
+    who wrote the commits of a pull request."""
 
     def __init__(self, *lies: Lie) -> None:
         self.lies = frozenset(lies)
         self.asked: list[str] = []
         self.opened: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+        self.comments: dict[int, str] = {}
+        self.written: dict[int, Sequence[RawWriter]] = {}
+        self.checks: dict[str, tuple[bool, str]] = {}
         self.cannot_be_asked: set[int] = set()
         self._merged: dict[str, Merged] = {}
         self._errors: deque[ForgeError] = deque()
         self._lock = threading.Lock()
 
-    def merge(self, commit: str, pull: RawPull, files: Mapping[str, str]) -> None:
-        """`commit` came to main by `pull`, whose head holds `files` (path: blob id)."""
+    def merge(
+        self, commit: str, pull: RawPull, files: Mapping[str, str], before: Mapping[str, str] | None = None
+    ) -> None:
+        """`commit` came to main by `pull`, whose head holds `files` (path: blob id); main held `before` where
+        its branch left it."""
         with self._lock:
-            self._merged[commit] = Merged(pull, files)
+            self._merged[commit] = Merged(pull, files, before or {})
 
     def review(self, commit: str, *reviews: RawReview) -> None:
         """Add reviews to the pull request by which `commit` came to main."""
@@ -70,14 +79,28 @@ class MemoryForge:
             known = [each.pull for each in self._merged.values() if each.pull.number == number]
             return self._told(known[0]) if known else None
 
+    def writers(self, number: int) -> Sequence[RawWriter]:
+        """See Forge.writers."""
+        with self._lock:
+            self._begin(f"writers {number}")
+            opened = (each.pull.author for each in self._merged.values() if each.pull.number == number)
+            return self.written.get(number, [RawWriter(author, "") for author in opened])
+
+    def base(self, number: int) -> str:
+        """See Forge.base."""
+        with self._lock:
+            self._begin(f"base {number}")
+            return f"{number:040x}"
+
     def blob_ids(self, commit: str, paths: Sequence[str]) -> Mapping[str, str]:
         """See Forge.blob_ids."""
         with self._lock:
             self._begin(f"files {commit}")
             if "other files" in self.lies:
                 return dict.fromkeys(paths, OTHER_COMMIT)
-            heads = {known.pull.head: known.files for known in self._merged.values()}
-            files = heads.get(commit, {})
+            held = {f"{known.pull.number:040x}": known.before for known in self._merged.values()}
+            held |= {known.pull.head: known.files for known in self._merged.values()}
+            files = held.get(commit, {})
             return {path: files[path] for path in paths if path in files}
 
     def open_pull(self, branch: str, title: str, body: str, reviewers: Sequence[int]) -> OpenedPull:
@@ -88,6 +111,31 @@ class MemoryForge:
             number = 1 + list(self.opened).index(branch)
             unasked = tuple(each for each in reviewers if each in self.cannot_be_asked)
             return OpenedPull(number, f"https://forge.example/pull/{number}", unasked)
+
+    def account(self) -> str:
+        """See Forge.account."""
+        with self._lock:
+            self._begin("account")
+            return "robot"
+
+    def open_pulls(self) -> Sequence[PullHead]:
+        """See Forge.open_pulls."""
+        with self._lock:
+            self._begin("open pulls")
+            pulls = (each.pull for each in self._merged.values())
+            return [PullHead(each.number, each.head) for each in pulls if each.merged is None]
+
+    def comment(self, number: int, text: str) -> None:
+        """See Forge.comment."""
+        with self._lock:
+            self._begin(f"comment {number}")
+            self.comments[number] = text
+
+    def set_check(self, pull: PullHead, passed: bool, text: str) -> None:
+        """See Forge.set_check."""
+        with self._lock:
+            self._begin(f"check {pull.head}")
+            self.checks[pull.head] = (passed, text)
 
     def close(self) -> None:
         """Nothing is open."""

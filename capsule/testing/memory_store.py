@@ -13,21 +13,24 @@ from collections.abc import Callable, Sequence
 from capsule.store.api import (
     LOCAL_PREFIX,
     Draft,
-    InvalidDraft,
     PushRefused,
     PushUnclear,
     RefMoved,
     RefUpdate,
     RemoteUnreachable,
-    StoreError,
 )
 from capsule.store.beats import Beats
 from capsule.store.graph import new_objects
 from capsule.store.incoming import Incoming
-from capsule.store.objects import build_commit, check_ref_name, check_room, is_object_id, object_id
+from capsule.store.objects import (
+    REMOTE_PREFIXES,
+    build_commit,
+    check_room,
+    check_update,
+    is_object_id,
+    object_id,
+)
 from capsule.trust.objects import MissingObject, ObjectKind
-
-_SHARED = ("refs/heads/", "refs/capsule/")
 
 
 class _Repository:
@@ -180,7 +183,7 @@ class MemoryStore(_Repository):
             refs = {
                 name: oid
                 for name, oid in self._remote._refs.items()
-                if name.startswith(_SHARED) and not name.startswith(LOCAL_PREFIX)
+                if name.startswith(REMOTE_PREFIXES) and not name.startswith(LOCAL_PREFIX)
             }
             objects = dict(self._remote._objects)
         with self._lock:
@@ -204,21 +207,12 @@ class MemoryStore(_Repository):
     def publish(self, updates: Sequence[RefUpdate]) -> None:
         """Move refs by compare-and-swap, at the authority first; stops at the first loss."""
         for update in updates:
-            self._check(update)
+            check_update(update, self.read, shared=self._remote is not None)
         for update in updates:
             if self._remote is None or update.name.startswith(LOCAL_PREFIX):
                 self.swap(update)
             else:
                 self._push(self._remote, update)
-
-    def _check(self, update: RefUpdate) -> None:
-        check_ref_name(update.name)
-        if update.old is None and update.new is None:
-            raise InvalidDraft(f"{update.name}: neither an old nor a new value is given")
-        if self._remote is not None and not update.name.startswith(_SHARED):
-            raise StoreError(f"{update.name} cannot be published: only {' and '.join(_SHARED)}…")
-        if update.new is not None and self.read(update.new)[0] != "commit":
-            raise InvalidDraft(f"{update.name}: {update.new} is not a commit")
 
     def _push(self, remote: MemoryRemote, update: RefUpdate) -> None:
         sent: dict[str, tuple[ObjectKind, bytes]] = {}

@@ -6,7 +6,7 @@ or that audit has not taken in yet, is seen now. Called by one_request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from capsule.documents.types import Policy
@@ -19,7 +19,8 @@ from capsule.trust.merges import Arrivals
 class ArrivedKeys:
     """The policy in force, with the keys that spoke when something arrived.
 
-    `arrivals` is None for a request on a branch. `fleeting` says afterwards whether the time of now was used.
+    `arrivals` is None for a request on a branch. `fleeting` says afterwards whether the time of now was used,
+    `asked` of which files, by path and blob id, the arrival was.
     """
 
     policy: Policy
@@ -27,6 +28,7 @@ class ArrivedKeys:
     arrivals: Arrivals | None
     revision: str
     fleeting: bool = False
+    asked: dict[tuple[str, str], None] = field(default_factory=dict)
 
     def of_file(self, path: str, blob: str) -> Policy:
         """When the bytes `blob` came to `path` on main. Raises MissingObject."""
@@ -46,8 +48,15 @@ class ArrivedKeys:
         return replace(subject, policy=self.of_file(path, files.seal))
 
     def _arrival(self, path: str, blob: str) -> datetime | None:
-        step = self.arrivals.of(self.revision, path, blob) if self.arrivals and self.seen else None
+        step = self.step_of(path, blob) if self.seen else None
         return self.seen.of(step) if self.seen and step else None
+
+    def step_of(self, path: str, blob: str) -> str | None:
+        """The step that brought the bytes `blob` to `path` on main. Raises MissingObject."""
+        if self.arrivals is None:
+            return None
+        self.asked[path, blob] = None
+        return self.arrivals.of(self.revision, path, blob)
 
     def _at(self, at: datetime | None) -> Policy:
         if at is None and self.seen:

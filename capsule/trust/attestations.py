@@ -19,6 +19,7 @@ from capsule.documents.types import (
     API_VERSION,
     Attestation,
     AttestationSpec,
+    ChangeAttestationSpec,
     ForgeKind,
     ForgeSettings,
     Metadata,
@@ -44,6 +45,8 @@ REASONS: dict[str, str] = {
 }
 
 _DECISIVE = ("approved", "changes_requested", "dismissed")
+MOST_STRANGERS = 20
+"""Words recorded of accounts that the policy gives to nobody, for people to see why they do not count."""
 
 
 # ---- asking -------------------------------------------------------------------------------------
@@ -75,16 +78,12 @@ def awaits_reviews(judged: JudgedRequest) -> bool:
 
 
 def attest(
-    judged: JudgedRequest, facts: ForgeFacts, *, revision: str, reconciler: str, now: datetime
+    judged: JudgedRequest, facts: ForgeFacts, *, policy: Policy, revision: str, reconciler: str, now: datetime
 ) -> Attestation:
-    """The document that records `facts` for `judged`, at the main tip `revision`.
+    """The document that records `facts` for `judged`, at the main tip `revision`, where `policy` is in force.
 
     Raises ValueError when the facts are malformed (pydantic says where) or more than a document may hold.
     """
-    reviews = tuple(
-        review.model_copy(update={"login": shown(review.login)[:100]})
-        for review in sorted(facts.reviews, key=_order)
-    )
     document = Attestation(
         api_version=API_VERSION,
         kind="Attestation",
@@ -102,7 +101,7 @@ def attest(
             request_digest=judged.digest,
             paths=dict(sorted(facts.paths.items())),
             targets=dict(sorted(judged.target_digests.items())),
-            reviews=reviews,
+            reviews=worth_recording(policy, facts),
             reconciler=reconciler,
             observed_at=now,
         ),
@@ -111,6 +110,20 @@ def attest(
     if size > MAX_BYTES:
         raise ValueError(f"an attestation of {size} bytes, expected at most {MAX_BYTES}")
     return document
+
+
+def worth_recording(policy: Policy, facts: ForgeFacts) -> tuple[Review, ...]:
+    """The one word of each account that `policy` gives to somebody, in order; of others that decide, the
+    first few: strangers may write any number, and must not crowd out whose word counts."""
+    users = {each.forge.get(facts.forge) for each in policy.spec.principals.values()}
+    found, strangers = [], 0
+    for review in sorted(latest_words(facts.reviews), key=review_order):
+        if review.user not in users:
+            strangers += review.state in _DECISIVE
+            if review.state not in _DECISIVE or strangers > MOST_STRANGERS:
+                continue
+        found.append(review.model_copy(update={"login": shown(review.login)[:100]}))
+    return tuple(found)
 
 
 def says_anew(last: Attestation | None, found: Attestation) -> bool:
@@ -141,7 +154,7 @@ def judge_reviews(subject: ApprovalSubject, told: Attestation, now: Shown) -> tu
     spec = told.spec
     about = f"pull request {spec.number} of {shown(spec.repository)} at {shown(spec.server)}"
     found = []
-    for review in _latest(spec.reviews):
+    for review in latest_words(spec.reviews):
         who = account_holder(subject.policy, spec.forge, review.user)
         name = who or f"{spec.forge}:{review.user}"
         decision: Literal["approve", "reject"] = (
@@ -149,8 +162,8 @@ def judge_reviews(subject: ApprovalSubject, told: Attestation, now: Shown) -> tu
         )
         reason, message = "", about
         try:
-            _check_forge(spec, now.forge)
-            _check_reviewer(subject, review, who, name)
+            check_forge(spec, now.forge)
+            check_reviewer(subject.policy, review, who, name)
             _check_request(subject, spec)
             if decision == "approve":
                 _check_approved(subject, spec, review, name)
@@ -169,32 +182,34 @@ def account_holder(policy: Policy, forge: ForgeKind, user: int) -> str | None:
     )
 
 
-def _latest(reviews: Iterable[Review]) -> list[Review]:
+def latest_words(reviews: Iterable[Review]) -> list[Review]:
     """The one word of each account: its latest decisive review, or a comment where there is none."""
     found: dict[int, Review] = {}
-    for review in sorted(reviews, key=_order):
+    for review in sorted(reviews, key=review_order):
         if review.state in _DECISIVE or found.get(review.user, review).state not in _DECISIVE:
             found[review.user] = review
     return list(found.values())
 
 
-def _order(review: Review) -> tuple[datetime, int]:
+def review_order(review: Review) -> tuple[datetime, int]:
+    """What tells which of two reviews came first."""
     return review.submitted_at, review.id
 
 
-def _check_forge(spec: AttestationSpec, forge: ForgeSettings | None) -> None:
-    """The numbers of accounts mean people at one server alone."""
+def check_forge(spec: AttestationSpec | ChangeAttestationSpec, forge: ForgeSettings | None) -> None:
+    """The numbers of accounts mean people at one server alone. Raises VoidApproval."""
     expected = (forge.kind, forge.server, forge.repository) if forge else None
     if (spec.forge, spec.server, spec.repository) != expected:
         raise VoidApproval("OtherForge", f"the settings name {forge.server if forge else 'no forge'}")
 
 
-def _check_reviewer(subject: ApprovalSubject, review: Review, who: str | None, name: str) -> None:
+def check_reviewer(policy: Policy, review: Review, who: str | None, name: str) -> None:
+    """Whether an account speaks for a person, and decides anything. Raises VoidApproval."""
     if review.bot:
         raise VoidApproval("BotReview", f"account {review.user} is a bot")
     if who is None:
         raise VoidApproval("UnknownForgeUser", f"the policy gives {name} to nobody")
-    if not is_person(subject.policy, who):
+    if not is_person(policy, who):
         raise VoidApproval("BotReview", f"{who} is a machine")
     if review.state == "dismissed":
         raise VoidApproval("DismissedReview", f"the review of {who} was dismissed")
@@ -215,6 +230,11 @@ def _check_approved(subject: ApprovalSubject, spec: AttestationSpec, review: Rev
         raise VoidApproval("SelfReview", f"{who} asked for it")
     if review.user == spec.author:
         raise VoidApproval("SelfReview", f"{who} opened the pull request")
+    check_head(spec, review, who)
+
+
+def check_head(spec: AttestationSpec | ChangeAttestationSpec, review: Review, who: str) -> None:
+    """What was reviewed is what was merged. Raises VoidApproval."""
     if review.commit != spec.head:
         seen = review.commit[:12] if review.commit else "a commit that the forge does not name"
         raise VoidApproval("StaleReview", f"{who} reviewed {seen}, merged was {spec.head[:12]}")

@@ -6,11 +6,22 @@ rule asks any more. Called by decide and by records, so that what is decided is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from capsule.documents.types import ClaimSpec
 from capsule.trust.policy import OWNERS, people, rule_for_action
 from capsule.trust.state import MainState
+
+LEAKED = "LEAKED: "
+"""How the reason of a request begins that revokes the old key at once: a mark, nobody's own words."""
+
+_MARKS = re.compile(rf"^(?:\s*{LEAKED.strip()})*\s*", re.IGNORECASE)
+
+
+def own_words(reason: str) -> str:
+    """What the person says themselves, without the marks before it."""
+    return _MARKS.sub("", reason, count=1).rstrip()
 
 
 def broken(claim: ClaimSpec) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pydantic import ValidationError
 
 from capsule.documents.digests import bytes_digest, change_digest
-from capsule.documents.types import ChangeApproval, ChangeKind, Policy, Rule
+from capsule.documents.types import ChangeApproval, ChangeKind, Evidence, Policy, Rule
 from capsule.trust.evidence import accepts, strongest
 from capsule.trust.policy import (
     is_person,
@@ -90,8 +90,23 @@ class MergedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewedBy:
+    """What reviews at the forge say of a change: who asks for it (whoever opened the pull request), whose
+    approval counts, who rejects it, and why the other reviews do not count."""
+
+    author: str | None
+    approved: frozenset[str]
+    rejected: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeVerdict:
-    """Whether a change may be taken over; if not, `reason`, `message` and what is missing."""
+    """Whether a change may be taken over; if not, `reason`, `message` and what is missing.
+
+    `evidence` is the kind of the approval of each of `approved_by`; `takes_reviews` says whether reviews at
+    the forge may say who lets such a change in.
+    """
 
     reason: str = ""
     message: str = ""
@@ -99,6 +114,8 @@ class ChangeVerdict:
     approved_by: tuple[str, ...] = ()
     missing: tuple[MissingApproval, ...] = ()
     used: tuple[Word, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    takes_reviews: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -168,13 +185,15 @@ def judge_change(
     now_so: Callable[[str], DigestPair],
     spent: Collection[tuple[str, str]] = (),
     merged: Callable[[], MergedBy | None] = lambda: None,
+    reviewed: Callable[[], ReviewedBy | None] = lambda: None,
 ) -> ChangeVerdict:
     """Judge `unit` under `policy`.
 
     `direct_authors` are people who signed the very commit of the change; `now_so` gives the digests in
     force and in the tree of any path, for a word counts only while everything it names is so. `spent`
     holds (digest of a word's document, path) that brought a change into force before: a word does so once.
-    `merged` tells who let it in by a merge and who wrote it; it is asked only where every rule takes that.
+    `merged` tells who let it in by a merge and who wrote it, `reviewed` what was said of it at the forge;
+    each is asked only where every rule takes that.
     """
     authors = {name for name in direct_authors if is_person(policy, name)}
     fitting: list[Word] = []
@@ -185,39 +204,57 @@ def judge_change(
     said = {decision: {w.principal for w in fitting if w.decision == decision} for decision in _DECISIONS}
     authors |= said["propose"]
     rules = rules_for_change(policy, unit.kind, unit.before, unit.after)
-    merge = merged() if takes_merge(unit.kind, rules or ()) else None
+    merge = merged() if takes(unit.kind, rules or (), "merge") else None
+    takes_reviews = takes(unit.kind, rules or (), "forge")
+    reviews = reviewed() if takes_reviews else None
     writers = merge.authors if merge else frozenset()
-    authors |= writers
+    authors |= writers | ({reviews.author} if reviews and reviews.author else set())
     given = strongest(
-        [(who, "signature") for who in said["approve"]] + ([(merge.merger, "merge")] if merge else [])
+        [(who, "signature") for who in said["approve"]]
+        + [(who, "forge") for who in sorted(reviews.approved if reviews else ())]
+        + ([(merge.merger, "merge")] if merge else [])
     )
-    approvers = {who: evidence for who, evidence in given.items() if who not in authors}
-    known = (tuple(sorted(authors)), tuple(sorted(approvers)))
+    approvers = {who: given[who] for who in sorted(given) if who not in authors}
+    known = ChangeVerdict(
+        authors=tuple(sorted(authors)),
+        approved_by=tuple(approvers),
+        evidence=tuple(approvers.values()),
+        takes_reviews=takes_reviews,
+    )
     if rules is None:
-        return ChangeVerdict("NoRule", f"no rule of the policy is about this change of {unit.kind}", *known)
+        return replace(
+            known, reason="NoRule", message=f"no rule of the policy is about this change of {unit.kind}"
+        )
     if not authors:
-        return ChangeVerdict("ChangeUnsigned", "nobody known to the policy asks for this change", *known)
+        return replace(
+            known, reason="ChangeUnsigned", message="nobody known to the policy asks for this change"
+        )
     asking = {who for who in authors if all(may_request(policy, rule, who) for rule in rules)}
     if not writers <= asking:
         asking -= writers  # whose hands the bytes went through, nobody tells apart
     if not asking:
-        return ChangeVerdict("NotEntitled", f"{', '.join(known[0])} may not ask for this change", *known)
-    against = sorted(who for who in said["reject"] if any(may_approve(policy, rule, who) for rule in rules))
+        message = f"{', '.join(known.authors)} may not ask for this change"
+        return replace(known, reason="NotEntitled", message=message)
+    rejecting = said["reject"] | (reviews.rejected if reviews else frozenset())
+    against = sorted(who for who in rejecting if any(may_approve(policy, rule, who) for rule in rules))
     if against:
-        return ChangeVerdict("Rejected", f"rejected by {', '.join(against)}", *known)
+        return replace(known, reason="Rejected", message=f"rejected by {', '.join(against)}")
     missing = missing_approvals(policy, rules, authors, approvers)
     if missing:
         text = "missing: " + ", ".join(f"{each.count} of {each.team}" for each in missing)
+        if approvers:
+            text += "; so far: " + ", ".join(f"{who} ({kind})" for who, kind in approvers.items())
         if stale:
             names = ", ".join(sorted({word.principal for word in stale}))
             text += f"; the word of {names} is about other bytes, or was used before"
-        return ChangeVerdict("ApprovalsMissing", text, *known, missing)
-    return ChangeVerdict("", "", *known, used=tuple(fitting))
+        return replace(known, reason="ApprovalsMissing", message=text, missing=missing)
+    return replace(known, used=tuple(fitting))
 
 
-def takes_merge(kind: ChangeKind, rules: Collection[Rule]) -> bool:
-    """Whether a merge may say who lets such a change in: if all rules agree, never one of the policy."""
-    return kind != "policy" and bool(rules) and all(accepts(rule, "merge") for rule in rules)
+def takes(kind: ChangeKind, rules: Collection[Rule], evidence: Evidence) -> bool:
+    """Whether evidence below a signature may say who lets such a change in: if all rules agree, and never for
+    one of the policy."""
+    return kind != "policy" and bool(rules) and all(accepts(rule, evidence) for rule in rules)
 
 
 def _fits(word: Word, unit: ChangeUnit, now_so: Callable[[str], DigestPair]) -> bool:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from capsule.documents.scalars import parse_instant
-from capsule.trust.policy import CHECKPOINT
+from capsule.trust.published import CHECKPOINT
 from capsule_agent.protocol import strict_json
 from capsule_agent.protocol.strict_json import InvalidMessage
 
@@ -120,6 +120,4 @@ def _statement(value: Any) -> Statement:
     count, operations = counts = [value[name] for name in ("count", "operations")]
     if not all(type(each) is int and each >= 0 for each in counts):
         raise InvalidMessage("count and operations are whole numbers")
-    if not isinstance(value["at"], str):
-        raise InvalidMessage("at is a time in UTC")
     return Statement(repository, commit, main, count, operations, parse_instant(value["at"]))

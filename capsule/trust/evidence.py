@@ -25,6 +25,11 @@ def accepts(rule: Rule, evidence: Evidence) -> bool:
     return at_least(evidence, rule.evidence)
 
 
+def weakest(kinds: Iterable[Evidence]) -> Evidence | None:
+    """The weakest of these kinds; None of none."""
+    return min(kinds, key=EVIDENCE.index, default=None)
+
+
 def strongest(seen: Iterable[tuple[str, Evidence]]) -> dict[str, Evidence]:
     """Each person with the strongest evidence among `seen`: whoever approves twice counts once."""
     found: dict[str, Evidence] = {}

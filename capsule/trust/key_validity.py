@@ -17,6 +17,7 @@ from typing import Protocol
 from capsule.documents.types import DatedKey, Policy, Principal
 from capsule.trust import objects
 from capsule.trust.objects import BadObject, CommitInfo, ObjectReader
+from capsule.trust.told_changes import Told, ToldOnAudit
 
 _LATEST = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
 
@@ -37,7 +38,7 @@ class Same:
 
 
 class Seen(Protocol):
-    """When the steps of main were first seen."""
+    """What audit knows of the steps of main: when they were first seen, and what was recorded of reviews."""
 
     @property
     def now(self) -> datetime | None:
@@ -46,6 +47,11 @@ class Seen(Protocol):
 
     def of(self, step: str) -> datetime | None:
         """When audit took in this step of main; None: not yet."""
+        ...
+
+    @property
+    def told(self) -> Told | None:
+        """What audit holds of the reviews of changes; None where nothing of it is to be believed."""
         ...
 
 
@@ -78,7 +84,8 @@ def is_timed(policy: Policy) -> bool:
 
 
 def policy_at(policy: Policy, at: datetime | None) -> Policy:
-    """The policy with those keys alone that speak at that time; with None, those that always do.
+    """The policy with those keys alone that speak at that time; with None, those that always do. Whoever has
+    keys, and none that speaks then, has neither an account at a forge nor an e-mail.
 
     A policy whose keys all speak always is given back as it is.
     """
@@ -118,6 +125,8 @@ def _with_keys(principal: Principal, at: datetime | None) -> Principal:
         for entry in principal.keys
         if isinstance(entry, str) or (at is not None and valid_at(entry, at))
     )
+    if not keys:  # whose time is over, or did not come yet: no other name speaks either
+        return principal.model_copy(update={"keys": keys, "forge": {}, "email": None})
     return principal.model_copy(update={"keys": keys})
 
 
@@ -136,6 +145,7 @@ class SeenOnAudit:
         self, reader: ObjectReader, root: str, main: str, audit: str | None, now: datetime | None
     ) -> None:
         self.now = now
+        self.told: Told | None = ToldOnAudit(reader, audit)
         self._reader = reader
         self._root = root
         self._main = main

@@ -24,8 +24,8 @@ _HEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """A tree of ordinary names in lower case: its entries by name; in order, where each ends, and its key for
-    sorting."""
+    """A tree of ordinary names in lower case, never an empty one: its entries by name; in order, where each
+    ends, and its key for sorting."""
 
     data: bytes
     entries: dict[str, TreeEntry]
@@ -48,10 +48,9 @@ class _Listing:
         start = self.ends[first - 1] if first else 0
         same = _common_end(self.data[start:], data[start:])
         last = bisect_left(self.ends, len(self.data) - same)  # the entry that the common end begins behind
-        stop = self.ends[last] if last < len(self.ends) else len(self.data)
         shift = len(data) - len(self.data)
-        found = ordinary_entries(data[start : max(stop + shift, start)])
-        if found is None or stop + shift < start or not _lower_case(found[0]):
+        found = ordinary_entries(data[start : self.ends[last] + shift])
+        if found is None or not _lower_case(found[0]):
             return None
         keys, added = found
         around = [*self.keys[max(first - 1, 0) : first], *keys, *self.keys[last + 1 : last + 2]]

@@ -27,12 +27,15 @@ from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import Capsule, ChangeKind, Service
 from capsule.trust import objects
 from capsule.trust.changes import is_word, named_paths
+from capsule.trust.hearing import findings_of, hear_all
 from capsule.trust.key_validity import Seen
 from capsule.trust.objects import BadObject, Change, NotDescended, ObjectReader, TreeEntry
-from capsule.trust.policy import InvalidPolicy, load_policy
+from capsule.trust.policy_checks import InvalidPolicy, load_policy
 from capsule.trust.signers import judge_signers
 from capsule.trust.state import Finding, InForce, MainState, PendingChange
-from capsule.trust.takeover import Step, UnfitDocument, in_force_at, load_service, take_over
+from capsule.trust.step import Step, in_force_at
+from capsule.trust.takeover import UnfitDocument, load_service, take_over
+from capsule.trust.told_changes import told_since
 
 REASONS: dict[str, str] = {
     "HistoryRewritten": "Main no longer descends from the commit judged last, or from the root: it was "
@@ -111,7 +114,7 @@ def begin(reader: ObjectReader, root: str) -> MainState:
     except (BadObject, InvalidDocument, InvalidPolicy) as error:
         raise BadRoot(f"{root}: {error}") from None
     state = replace(state, services=services, pending=pending, signers=signers)
-    return replace(state, findings=_findings(state, findings))
+    return replace(state, findings=findings_of(state, findings))
 
 
 def _first(
@@ -170,8 +173,15 @@ def judge(
     To notice that main was rewound between two runs, first judge up to the revision that audit observed
     last, then give the outcome as `known`. Raises BadRoot, MissingObject.
     """
-    state = known if known and known.root == root and not known.fleeting else begin(reader, root)
+    goes_on = known and known.root == root and not known.fleeting and not _told_late(reader, known, tip, seen)
+    state = known if known and goes_on else begin(reader, root)
     return advance(reader, replace(state, seen=seen), tip)
+
+
+def _told_late(reader: ObjectReader, known: MainState, tip: str, seen: Seen | None) -> bool:
+    """Whether reviews were recorded since, or are gone, that bear on steps which `known` has left behind."""
+    tree = seen.told.tree if seen and seen.told else None
+    return tree != known.told and told_since(reader, known.told, tree, known.tip, tip)
 
 
 def advance(reader: ObjectReader, state: MainState, tip: str) -> MainState:
@@ -186,9 +196,13 @@ def advance(reader: ObjectReader, state: MainState, tip: str) -> MainState:
         reason = error.reason if isinstance(error, BadObject) else "HistoryRewritten"
         return _suspended(state, Finding(reason, str(error), commit=tip))
     missed: Finding | None = None
+    told = state.seen.told if state.seen else None
+    state = hear_all(reader, state, told)
     for commit in reversed(steps):
         state, missed = _step(reader, state, commit, missed)
-    return _suspended(state, missed)
+        if missed is None:
+            state = hear_all(reader, state, told)
+    return _suspended(replace(state, told=told.tree if told else None), missed)
 
 
 def _suspended(state: MainState, branch: Finding | None) -> MainState:
@@ -240,7 +254,8 @@ def _taken(reader: ObjectReader, state: MainState, diff: _Diff) -> MainState:
     emptied = _emptied(reader, state, pending, diff)
     words = _arrived_words(reader, diff)
     step = Step(reader, state, diff.commit, diff.tree, _with_words(pending, words))
-    touched = bool(diff.differing) or state.policy.since == state.tip
+    heard = any(change.told for change in state.pending)  # maybe while nothing could be taken over
+    touched = heard or bool(diff.differing) or state.policy.since == state.tip
     taken = take_over(step, blocked=was_held or emptied is not None) if touched else state
     held = emptied or _held_by_policy(step.pending.get(POLICY))
     if was_held or held:
@@ -253,13 +268,14 @@ def _taken(reader: ObjectReader, state: MainState, diff: _Diff) -> MainState:
     taken = replace(
         taken,
         tip=diff.commit,
+        heard=0,
         pending=tuple(step.pending.values()),
         signers=signers,
         held=held,
         suspended=held,
         fleeting=state.fleeting or step.fleeting,
     )
-    return replace(taken, findings=_findings(taken, findings))
+    return replace(taken, findings=findings_of(taken, findings))
 
 
 def _held_by_policy(change: PendingChange | None) -> Finding | None:
@@ -362,17 +378,3 @@ def _with_words(
             if change and document not in change.documents:
                 pending[path] = replace(change, documents=(*change.documents, document))
     return pending
-
-
-def _findings(state: MainState, signers: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Everything a person must know of the state, most important first."""
-    held = (state.held,) if state.held else ()
-    return (
-        *held,
-        *(
-            Finding(change.reason, change.message, change.path, change.since)
-            for change in state.pending
-            if not state.held or change.path != state.held.path
-        ),
-        *signers,
-    )

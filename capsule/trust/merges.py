@@ -2,20 +2,21 @@
 
 Rules kept: only a true merge of two parents counts, at which these very bytes came from the second parent;
 whoever merged is who signed the merge, else whose e-mail its author has; what changed of the targets since
-makes it void. It trusts the branch protection of main, and counts only where a rule takes `merge`.
+makes it void, but not the folder that a document lies in. It trusts the branch protection of main, and
+counts only where a rule takes `merge`.
 The walk along first parents is bounded, and what was walked is remembered. Called by one_request.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from capsule.documents import codec
 from capsule.documents.digests import target_digest
-from capsule.documents.paths import REQUESTS
+from capsule.documents.paths import REQUESTS, SERVICES
 from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import ForgeSettings, Policy, Service
 from capsule.trust import objects
@@ -213,8 +214,14 @@ def merger_of(policy: Policy, forge: ForgeSettings | None, commit: CommitInfo) -
 
 
 def author_of(policy: Policy, forge: ForgeSettings | None, email: str) -> str | None:
-    """The one person of the policy with this e-mail, or with the account whose number the forge writes in
-    place of a hidden one (GitHub: 583231+login@users.noreply.github.com, GitLab: 583231-login@…).
+    """The one person of the policy whose e-mail this is, as far as anybody may write any; else None."""
+    found = holders_of(policy, forge, email)
+    return found[0] if len(found) == 1 and is_person(policy, found[0]) else None
+
+
+def holders_of(policy: Policy, forge: ForgeSettings | None, email: str) -> list[str]:
+    """The principals with this e-mail, or with the account whose number the forge writes in place of a
+    hidden one (GitHub: 583231+login@users.noreply.github.com, GitLab: 583231-login@…).
 
     What stands behind the number is the forge's own: a login may itself begin with digits and a dash, and
     an old account of GitHub has its bare login for a hidden address."""
@@ -223,12 +230,11 @@ def author_of(policy: Policy, forge: ForgeSettings | None, email: str) -> str | 
     pattern = rf"([1-9][0-9]{{0,15}}){re.escape(mark)}[^@]*@users\.noreply\.{re.escape(host or '')}"
     hidden = re.fullmatch(pattern, email) if mark else None
     kind, user = (forge.kind, int(hidden[1])) if forge and hidden else ("", None)
-    found = [
+    return [
         name
         for name, each in policy.spec.principals.items()
         if (each.email and each.email.lower() == email.lower()) or (user and each.forge.get(kind) == user)
     ]
-    return found[0] if len(found) == 1 and is_person(policy, found[0]) else None
 
 
 def _check_entitled(subject: ApprovalSubject, merger: str) -> None:
@@ -240,14 +246,30 @@ def _check_entitled(subject: ApprovalSubject, merger: str) -> None:
 def _check_targets(
     reader: ObjectReader, subject: ApprovalSubject, merged: Merged, commit: CommitInfo
 ) -> None:
-    """What whoever merged could see of the targets is still so."""
+    """What whoever merged could see of the targets is still so, in whatever folders their documents lie."""
+    top = objects.folder(reader, commit.tree, SERVICES)
     for name in subject.target_digests.keys() - set(subject.frozen):
-        service = merged.services[name]
-        entry = objects.find(reader, commit.tree, service.path)
-        if entry is not None and entry.oid == service.blob:
-            continue
-        if entry is None or _digest(reader, entry.oid, service.path) != subject.target_digests[name]:
+        service, digest = merged.services[name], subject.target_digests[name]
+        shown = set(_documents(reader, top, f"{name}.yaml"))
+        # Of several documents of one name nobody can tell which one whoever merged looked at.
+        if not shown or any(
+            blob != service.blob and _digest(reader, blob, service.path) != digest for blob in shown
+        ):
             raise VoidApproval("TargetChanged", f"agent, labels or pins of {name} changed since the merge")
+
+
+def _documents(reader: ObjectReader, top: str | None, file: str) -> Iterator[str]:
+    """The blob ids of all files of that name below the folder `top`; a folder is looked at once, however
+    often it stands there."""
+    folders = {top} if top else set()
+    left = list(folders)
+    while left:
+        for entry in objects.by_name(reader, left.pop()).values():
+            if entry.name == file and not entry.is_folder:
+                yield entry.oid
+            elif entry.is_folder and entry.oid not in folders:
+                folders.add(entry.oid)
+                left.append(entry.oid)
 
 
 def _digest(reader: ObjectReader, blob: str, path: str) -> str | None:

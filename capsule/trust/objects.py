@@ -118,7 +118,9 @@ def read_tree(reader: ObjectReader, oid: str, largest: int | None = None) -> byt
     return _read(reader, oid, "tree", largest)
 
 
-def _by_name(reader: ObjectReader, oid: str) -> Mapping[str, TreeEntry]:
+def by_name(reader: ObjectReader, oid: str) -> Mapping[str, TreeEntry]:
+    """The entries of the tree `oid`; one that remembers trees reads none twice. Raises BadObject,
+    MissingObject."""
     remembered: TreeReader | None = getattr(reader, "remembering", None)
     if remembered is not None:
         return remembered.entries_by_name(oid)
@@ -145,7 +147,7 @@ def find(reader: ObjectReader, tree: str, path: str) -> TreeEntry | None:
     for part in path.split("/"):
         if entry is None or not entry.is_folder:
             return None
-        entry = _by_name(reader, entry.oid).get(part)
+        entry = by_name(reader, entry.oid).get(part)
     return entry
 
 
@@ -188,8 +190,8 @@ def changes(
 
 
 def _differing(reader: ObjectReader, base: str, old: str | None, new: str | None) -> list[Change]:
-    before = _by_name(reader, old) if old else {}
-    after = _by_name(reader, new) if new else {}
+    before = by_name(reader, old) if old else {}
+    after = by_name(reader, new) if new else {}
     start = f"{base}/" if base else ""
     differing = [name for name, entry in after.items() if before.get(name) is not entry]
     differing += [name for name in before if name not in after]

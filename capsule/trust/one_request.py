@@ -22,6 +22,7 @@ from capsule.trust import objects
 from capsule.trust.approvals import ApprovalFiles, ApprovalSubject, judge_approval
 from capsule.trust.arrived_keys import ArrivedKeys
 from capsule.trust.attestations import Shown, judge_reviews
+from capsule.trust.break_glass import own_words
 from capsule.trust.evidence import accepts, strongest
 from capsule.trust.merges import Arrivals, Merged, judge_merge
 from capsule.trust.objects import BadObject, ObjectReader, TreeEntry
@@ -126,7 +127,8 @@ def judge_request(
         if not frozen:
             _check_limits(state, document)
     except _Refused as refused:
-        return replace(judged, reason=refused.reason, message=str(refused), fleeting=keys.fleeting)
+        judged = replace(judged, fleeting=keys.fleeting, arrived=tuple(keys.asked))
+        return replace(judged, reason=refused.reason, message=str(refused))
     judged = replace(judged, rules=rules)
     subject = _subject(state, judged, document, frozen)
     seen = [
@@ -139,7 +141,7 @@ def judge_request(
         place = _Place(reader, walked, revision, blob, keys)
         seen += place.reviews(subject, judged.path, state, attestations)
         seen += place.merge(subject, judged.path, state)
-    judged = replace(judged, approvals=tuple(seen), fleeting=keys.fleeting)
+    judged = replace(judged, approvals=tuple(seen), fleeting=keys.fleeting, arrived=tuple(keys.asked))
     return expire(_weigh(state, judged, document), now)
 
 
@@ -259,17 +261,19 @@ def _check_glass(policy: Policy, rule: Rule, document: ActionRequest, target: st
             f"{spec.requested_by} is not in {rule.break_glass.team}: may not break the glass on {target}"
         )
         raise _Refused("NotEntitled", message)
-    if len(spec.reason.strip()) < LEAST_REASON:
+    if len(own_words(spec.reason)) < LEAST_REASON:
         raise _Refused("BreakGlassUnreasoned", f"say why in at least {LEAST_REASON} characters")
 
 
 def _check_limits(state: MainState, document: ActionRequest) -> None:
+    """Neither limit is passed; but a `disable` is the safe direction, and no share of all services is too
+    large for it: a key that leaked is not used on because it serves half of them."""
     limits = state.settings.document.spec.limits
     count = len(document.spec.targets)
     share = max(1, len(state.services) * limits.max_share // 100)
     if count > limits.max_targets:
         raise _Refused("TooManyTargets", f"{count} targets; limits.maxTargets is {limits.max_targets}")
-    if count > share:
+    if count > share and document.spec.action != "disable":
         whole = len(state.services)
         message = f"{count} of {whole} services; limits.maxShare of {limits.max_share} percent allows {share}"
         raise _Refused("TooManyTargets", message)
@@ -316,7 +320,7 @@ class _Place:
         """What the merge that brought the request amounts to, where a rule takes that at all."""
         if not takes_merge(subject.rules):
             return ()
-        arrival = self.arrivals.of(self.revision, path, self.blob)
+        arrival = self.keys.step_of(path, self.blob)
         merged = Merged(path, self.blob, state.services, state.settings.document.spec.forge)
         then = replace(subject, policy=self.keys.of_step(arrival))
         return (judge_merge(self.reader, then, merged, arrival),)

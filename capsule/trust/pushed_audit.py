@@ -2,8 +2,9 @@
 
 Rules kept: the cost follows what is pushed, not the whole of audit; every new commit is signed by a machine
 of the policy it was made under that is one of the policy in force too, comes from the tip before along first
-parents, holds main's own tree beside status/ and records/, and rewrites no record. That each record is true
-is proved by `capsule audit verify`, from the root. Called by pushes.
+parents, names the revision of main that it took in and no other, holds main's own tree beside status/ and
+records/, and rewrites no record. That each record is true is proved by `capsule audit verify`, from the root.
+Called by pushes.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class _Walk:
         before = self._state.policy.document
         taken_in = self._take_in_main(info)
         check_author(info, self._signer(info, before))
+        self._check_observed(info)
         entries = {each.name: each for each in objects.entries(self._reader, info.tree)}
         self._check_people(entries)
         if not self._check_machine(entries) and not taken_in:
@@ -109,6 +111,12 @@ class _Walk:
             raise Untaken("MainNotTakenOver", f"takes in {points[0]}, which main must mend first")
         return True
 
+    def _check_observed(self, info: CommitInfo) -> None:
+        """The revision that the commit names is the one it stands on: the next push begins there."""
+        wrong = set(info.trailers.get(_OBSERVED, ())) - {self._state.tip}
+        if wrong:
+            raise Untaken("TrailerMismatch", f"{_OBSERVED} says {min(wrong)[:80]}, main is {self._state.tip}")
+
     def _signer(self, info: CommitInfo, before: Policy) -> str:
         """The machine that signed, then and now: one that was removed since writes no more."""
         if info.signature is None:
@@ -127,7 +135,7 @@ class _Walk:
             try:
                 signer = signer_of(policy, info.signed_payload, signature, sshsig.COMMIT)
             except sshsig.BadSignature as found:
-                error = error or str(found)
+                error = str(found)
                 continue
             if not is_machine(policy, signer):
                 raise Untaken("AuditByPerson", f"signed by {signer}, who is a person")

@@ -9,8 +9,8 @@ they hold. Called by the hook of a server (commands.hook).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -88,15 +88,19 @@ def judge_push(
     refs: Mapping[str, str],
     pushes: Sequence[Push],
     now: datetime | None = None,
+    *,
+    known: Callable[[], MainState | None] = lambda: None,
+    keep: Callable[[MainState], None] = lambda _: None,
 ) -> tuple[RefusedPush, ...]:
     """What must not be moved of `pushes`, main first; nothing when all may.
 
     `root` is the id pinned in the server's own settings, `refs` what the repository has before the push, by
     full name; `reader` must also find what is pushed. `now` is the time of the push, for keys that speak for
-    a while only: without it they do not count for what audit has not taken in. Never raises for what a push
-    holds.
+    a while only: without it they do not count for what audit has not taken in. `known` gives main as it was
+    judged at an earlier push, to be gone on from, and `keep` is told how it is judged before this one. Never
+    raises for what a push holds.
     """
-    judging = _Judging(reader, root, refs, pushes, now)
+    judging = _Judging(reader, root, refs, pushes, now, known, keep)
     ordered = sorted(pushes, key=lambda push: push.ref != MAIN)
     return tuple(found for push in ordered if (found := judging.refusal(push)))
 
@@ -111,7 +115,11 @@ class _Judging:
         refs: Mapping[str, str],
         pushes: Sequence[Push],
         now: datetime | None,
+        known: Callable[[], MainState | None],
+        keep: Callable[[MainState], None],
     ) -> None:
+        self._known = known
+        self._keep = keep
         self._reader = reader
         self._root = root
         self._names = refs.keys() | {push.ref for push in pushes}
@@ -159,7 +167,7 @@ class _Judging:
     def _check_main(self, push: Push) -> None:
         new = _kept(push, "main")
         steps = self._steps(new, push.old or self._root, "main")
-        state = judge(self._reader, self._root, push.old or self._root, seen=self._seen(new, self._audit))
+        state = self._judged_to(push.old or self._root, self._seen(new, self._audit))
         after = state
         for commit in steps:
             after = advance(self._reader, after, commit)
@@ -202,9 +210,24 @@ class _Judging:
     def _state(self) -> MainState:
         """Main as it would be with this push."""
         if self._judged is None:
-            seen = self._seen(self._tip, self._audit)
-            self._judged = judge(self._reader, self._root, self._tip, seen=seen)
+            self._judged = self._judged_to(self._tip, self._seen(self._tip, self._audit))
         return self._judged
+
+    def _judged_to(self, tip: str, seen: SeenOnAudit) -> MainState:
+        """Main as it stands here, gone on from what was judged of it before. Kept for the next push."""
+        before = self._known()
+        if before and not self._lies_before(before.tip, tip):
+            before = None  # the server's main was put back by hand
+        state = judge(self._reader, self._root, tip, before, seen)
+        if before is None or before.tip != state.tip:
+            self._keep(replace(state, seen=None))
+        return state
+
+    def _lies_before(self, old: str, tip: str) -> bool:
+        try:
+            return all(True for _ in objects.first_parents(self._reader, tip, old))
+        except NotDescended:
+            return False
 
     def _seen(self, main: str, audit: str | None) -> SeenOnAudit:
         return SeenOnAudit(self._reader, self._root, main, audit, self._now)
@@ -342,7 +365,7 @@ def _told(change: PendingChange) -> str:
         for missing in change.missing
     ]
     asked = f"; still needed: {' and '.join(needed)}" if needed else ""
-    return f"{change.path}: {change.message or change.reason} ({change.reason}){asked}"
+    return f"{change.path}: {change.message} ({change.reason}){asked}"
 
 
 _REWOUND = (

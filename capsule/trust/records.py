@@ -15,9 +15,10 @@ from typing import TypeVar
 from capsule.documents import codec
 from capsule.documents.paths import RECORDS, RequestFolder
 from capsule.documents.problems import InvalidDocument
-from capsule.documents.types import Attestation, Claim, ClaimSpec, Refusal, Result
+from capsule.documents.types import Attestation, ChangeAttestation, Claim, ClaimSpec, Refusal, Result
 from capsule.trust import objects
 from capsule.trust.break_glass import broken, unfit_to_acknowledge
+from capsule.trust.change_records import is_of_change, judge_change_records
 from capsule.trust.merges import Arrivals
 from capsule.trust.objects import ObjectReader
 from capsule.trust.one_request import expire, judge_request
@@ -45,7 +46,8 @@ from capsule.trust.state import JudgedRequest
 from capsule.trust.state_orders import DISABLE, StateOrderJudge, is_desired
 from capsule.trust.state_orders import REASONS as _STATE_REASONS
 from capsule.trust.story import Said, check_author, check_not_later, check_story, check_time
-from capsule_agent.protocol.messages import Receipt, operation_id
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import Receipt
 
 __all__ = ["REASONS", "BadRecord", "Batch", "RecordJudge"]
 
@@ -93,10 +95,11 @@ class RecordJudge:
         """Results of desired-state orders proved."""
         return self._desired.proved
 
-    def judge(self, batch: Batch) -> None:
-        """Prove the records of one commit. Raises BadRecord, BadStory, BadObject."""
+    def judge(self, batch: Batch) -> tuple[ChangeAttestation, ...]:
+        """Prove the records of one commit. Returns what it tells of reviews of changes, for later ones to be
+        judged by. Raises BadRecord, BadStory, BadObject."""
         check_author(batch.info, batch.signer)
-        found = sort_records([path for path in batch.added if not is_desired(path)])
+        found = sort_records([path for path in batch.added if not (is_desired(path) or is_of_change(path))])
         claims, results, refusals = found.claims, found.results, found.refusals
         self._check_months(found.folders())
         said = Said()
@@ -121,10 +124,12 @@ class RecordJudge:
         for folder in refusals:
             self._judge_refusal(batch, folder, said, cancels)
         self._desired.judge(batch, said)
+        told = judge_change_records(self._reader, batch, said)
         check_story(batch.info, said, batch.services, batch.revision)
         for folder, service, _ in claims:
             if (folder, service) in self._open:
                 self._open[folder, service].fresh = False
+        return told
 
     def _check_months(self, folders: list[RequestFolder]) -> None:
         """All records of a request lie in one place."""
@@ -312,6 +317,7 @@ class RecordJudge:
         check_outcome(result, receipt)
         if spec.action == ACKNOWLEDGE:
             asking = judged.get(folder) or self._judge_request(batch, folder)
+            check_equal("ResultMismatch", ("the request's digest", asking.digest, claim.request_digest))
             check_acknowledged(result, asking)
             self._check_glass(batch, asking)
         if opened.late is not None and spec.outcome == "succeeded" and spec.attempt >= opened.late:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from capsule.documents.paths import SIGNERS
 from capsule.documents.types import Policy
 from capsule.trust.objects import ObjectReader, entries, read_blob
-from capsule.trust.policy import OWNERS, people, signer_of, signers_document
+from capsule.trust.policy import OWNERS, people, signer_of
+from capsule.trust.published import signers_document
 from capsule.trust.state import Finding, SignersInForce
 from capsule_agent.protocol import messages, sshsig
 from capsule_agent.protocol.strict_json import InvalidMessage

@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 from capsule.documents.types import (
     ActionRequest,
     Capsule,
+    ChangeAttestation,
     ChangeKind,
     Evidence,
     Ground,
@@ -39,13 +40,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class InForce(Generic[T]):
-    """A document in force: the last good bytes, whatever stands in the tree since."""
+    """A document in force: the last good bytes, whatever stands in the tree since. `authors` asked for it,
+    and `approved_by` let it in, each by the kind of `evidence` in the same place."""
 
     document: T
     path: str
     blob: str
     digest: str
     since: str
+    authors: tuple[str, ...] = ()
+    approved_by: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,9 @@ class PendingChange:
     brought it; `signed` says whether that commit's own signature may name its author (not that of a
     merge, nor of one merged while main was suspended), `merged` whether it is a merge that may say who
     let the change in. `documents` are the paths of the words on it (`approvals/…`) that arrived with it
-    or since; `authors`, `approved_by` and `missing` what they amount to.
+    or since; `authors`, `approved_by` and `missing` what they amount to, and `evidence` the kind of that of
+    each who approves. `takes_reviews` says whether reviews at the forge may let it in, and `told` what was
+    recorded of them last.
     """
 
     kind: ChangeKind
@@ -72,6 +79,9 @@ class PendingChange:
     authors: tuple[str, ...] = ()
     approved_by: tuple[str, ...] = ()
     missing: tuple[MissingApproval, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    takes_reviews: bool = False
+    told: ChangeAttestation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,11 @@ class MainState:
     held: Finding | None = None
     spent: frozenset[tuple[str, str]] = frozenset()
     seen: Seen | None = field(default=None, compare=False, repr=False)
-    """When steps were first seen, for keys that speak for a while only."""
+    """When steps were first seen, for keys that speak for a while only, and what was recorded of reviews."""
+    heard: int = 0
+    """The number of the last attestation of changes at `tip` that was judged."""
+    told: str | None = field(default=None, compare=False, repr=False)
+    """What audit held of the reviews of changes when this was judged, as the id of all of it."""
     fleeting: bool = False
     """Whether it was judged by the time of now: to be judged again, once audit tells the time for ever."""
 
@@ -172,6 +186,8 @@ class JudgedRequest:
     """Blob id of `raw`."""
     fleeting: bool = False
     """Whether it was judged by the time of now, not by one that audit tells."""
+    arrived: tuple[tuple[str, str], ...] = ()
+    """The files, by path and blob id, of which the verdict rests on when these bytes came to main."""
 
     @property
     def approved_by(self) -> tuple[str, ...]:

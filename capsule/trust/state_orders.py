@@ -2,12 +2,13 @@
 
 Rules kept: an order needs no request, so its document must ask for it: `disable` where it says so, `enable`
 where it says so and no person's `disable` holds, `configure` of its own pins where it lets drift be
-corrected; none while main is suspended; generations only rise; a result comes in a later commit and says what
-the receipt says, which the service's own key signed. Called by records.
+corrected; none while main is suspended; generations rise with the clock; a result comes in a later commit and
+says what the receipt says, which the service's own key signed. Called by records.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,8 +32,10 @@ from capsule.trust.record_checks import (
     receipt_files,
     typed,
 )
-from capsule.trust.story import MAX_CLOCK_SECONDS, Said, check_not_later, check_time
-from capsule_agent.protocol.messages import desired_state_id
+from capsule.trust.story import Said, check_not_later, check_time
+from capsule_agent.protocol.generations import LONGEST_AHEAD, generation_text
+from capsule_agent.protocol.ids import desired_state_id
+from capsule_agent.protocol.messages import Receipt
 
 REASONS: dict[str, str] = {
     "StateOrderMismatch": "A desired-state order says something else than the service's document in force, "
@@ -41,13 +44,16 @@ REASONS: dict[str, str] = {
     "StateOrderNotJustified": "The service's document in force does not ask for what a desired-state order "
     "tells.",
     "StateOrderAgainstRequest": "A service was enabled although a person's `disable` request held.",
-    "GenerationNotRising": "The generation of a desired-state order is not above the one before, or far "
-    "ahead of the clock.",
+    "GenerationNotRising": "The generation of a desired-state order is not above the one before.",
+    "GenerationFarAhead": "The generation of a desired-state order is of a time more than 24 hours after its "
+    "commit: an agent that took it would be deaf to every later order.",
     "ResultWithoutOrder": "A result of a desired-state order that no earlier commit recorded, or a second "
     "one.",
 }
 
 DISABLE, ENABLE = "disable", "enable"
+TOMBSTONED, SUPERSEDED = "Tombstoned", "Superseded"
+"""What an agent answers to who withdraws an order, and what the result says of the order then."""
 D = TypeVar("D", StateOrder, StateResult)
 
 
@@ -86,7 +92,7 @@ class StateOrderJudge:
         self._reader = reader
         self._root = root
         self._open: dict[tuple[str, int], _Open] = {}
-        self._generations: dict[str, int] = {}
+        self._generations: dict[str, tuple[int, ...]] = {}  # 0, the last one, and rising those far ahead
         self._words: dict[str, tuple[_Word, ...]] = {}
         self.proved = 0
 
@@ -130,23 +136,27 @@ class StateOrderJudge:
             reason = batch.state.suspended.reason
             raise BadRecord("StateOrderWhileSuspended", f"main was suspended: {reason}")
         check_time("orderedAt", spec.ordered_at, batch.info)
-        self._check_generation(order)
+        self._check_generation(batch, order)
         key = self._check_document(batch, order)
-        self._generations[spec.service] = spec.generation
         self._open[spec.service, spec.generation] = _Open(order, key)
         said.state_order(order)
 
-    def _check_generation(self, order: StateOrder) -> None:
-        """Generations rise with every order, and only as fast as the clock: agents refuse a lower one, so one
-        far ahead would leave the service deaf to every later order."""
+    def _check_generation(self, batch: Batch, order: StateOrder) -> None:
+        """Generations rise with every order, and are never far ahead of the clock: agents refuse a lower one,
+        so one far ahead would leave the service deaf to every later order. Nor does one that was dated far
+        ahead of this commit, by a wrong clock or a thief, bind the orders that follow."""
         spec = order.spec
-        before = self._generations.get(spec.service, 0)
-        highest = max(before + 1, int(spec.ordered_at.timestamp()) + MAX_CLOCK_SECONDS)
-        if not before < spec.generation <= highest:
-            message = (
-                f"generation {spec.generation} of {spec.service} after {before}, expected at most {highest}"
-            )
+        farthest = batch.info.committer.at * 1000 + LONGEST_AHEAD
+        if spec.generation > farthest:
+            message = f"generation {spec.generation} of {spec.service} ({generation_text(spec.generation)})"
+            raise BadRecord("GenerationFarAhead", f"{message}, expected at most {farthest}")
+        known = self._generations.get(spec.service, (0,))
+        reached = bisect_right(known, farthest)
+        lowest = known[reached - 1] + 1
+        if spec.generation < lowest:
+            message = f"generation {spec.generation} of {spec.service}, expected at least {lowest}"
             raise BadRecord("GenerationNotRising", message)
+        self._generations[spec.service] = (0, spec.generation, *known[reached:])
 
     def _check_document(self, batch: Batch, order: StateOrder) -> str:
         """The document in force asks for the order. Returns the key of the service's agent."""
@@ -201,9 +211,7 @@ class StateOrderJudge:
             service=spec.service,
             op_id=spec.op_id,
         )
-        if receipt.action != spec.action:
-            raise BadRecord("ResultMismatch", "the receipt is about another action")
-        check_told(spec, receipt)
+        _check_told(spec, receipt)
         if spec.outcome == "succeeded":
             self.switched(spec, by_request=False)
         self.proved += 1
@@ -245,6 +253,16 @@ def is_desired(path: str) -> bool:
 
 def _place(folder: StateFolder) -> tuple[str, int]:
     return folder.service, folder.generation
+
+
+def _check_told(spec: StateResultSpec, receipt: Receipt) -> None:
+    """A result says what its receipt says. One that names no action answers whoever withdrew the order: it
+    proves that the order never was begun, and never will be, and nothing else."""
+    if receipt.action:
+        check_equal("ResultMismatch", ("the receipt's action", receipt.action, spec.action))
+        return check_told(spec, receipt)
+    check_equal("ResultMismatch", ("reason", spec.reason, SUPERSEDED))
+    return check_told(spec.model_copy(update={"reason": TOMBSTONED}), receipt)
 
 
 def _check_correction(order: StateOrder, service: Service) -> None:

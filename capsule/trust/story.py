@@ -12,7 +12,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from capsule.documents.types import Attestation, Claim, Refusal, Result, StateOrder, StateResult
+from capsule.documents.paths import service_name
+from capsule.documents.types import (
+    Attestation,
+    ChangeAttestation,
+    Claim,
+    Refusal,
+    Result,
+    StateOrder,
+    StateResult,
+)
 from capsule.trust.objects import CommitInfo
 
 REASONS: dict[str, str] = {
@@ -101,6 +110,13 @@ class Said:
         self.evidence.add("forge")
         self.attested.add(f"{spec.request}: reviews of {spec.forge} pull request {spec.number} recorded")
 
+    def change_attestation(self, told: ChangeAttestation) -> None:
+        """An attestation of changes of this commit."""
+        spec = told.spec
+        self.services.update(filter(None, map(service_name, spec.paths)))
+        self.evidence.add("forge")
+        self.attested.add(f"change by {spec.forge} pull request {spec.number}: reviews recorded")
+
     def state_order(self, order: StateOrder) -> None:
         """A desired-state order of this commit."""
         spec = order.spec
@@ -118,7 +134,7 @@ class Said:
     @property
     def nothing(self) -> bool:
         """Whether the commit holds no record."""
-        return not (self.requests or self.told)
+        return not (self.requests or self.told or self.attested)
 
     def _told(self, service: str, action: str) -> None:
         self.told.add(service)

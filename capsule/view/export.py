@@ -20,7 +20,8 @@ COLUMNS: dict[str, str] = {
     "at": "When it ended or was seen; UTC",
     "kind": "operation, desired-state, refusal or exception",
     "service": "Name of the service; empty for what is about main itself",
-    "labels": "Labels of the service when it was claimed, as key=value, separated by blanks",
+    "labels": "Labels of the service when it was claimed, as key=value, separated by blanks; unknown (in "
+    "JSON null) where no document of the service was in force",
     "action": "What was done",
     "request": "Name of the request",
     "outcome": "succeeded, failed, refused, cancelled, unknown, running …",
@@ -38,6 +39,8 @@ COLUMNS: dict[str, str] = {
     "revision": "Commit of main that was judged",
     "commit": "Commit of audit that tells of it",
 }
+UNKNOWN = "unknown"
+"""What stands for labels that nobody can tell."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "−", "﹢", "﹣", "﹦", "﹫")
 
 
@@ -47,7 +50,7 @@ def values(row: LedgerRow) -> dict[str, object]:
         "at": _time(row.at),
         "kind": row.kind,
         "service": row.service,
-        "labels": dict(sorted(row.labels.items())),
+        "labels": None if row.labels is None else dict(sorted(row.labels.items())),
         "action": row.action,
         "request": row.request,
         "outcome": row.outcome,
@@ -71,7 +74,9 @@ def as_csv(rows: Iterable[LedgerRow]) -> Iterator[str]:
     """The lines of a CSV file, the head first, each with its line's end."""
     yield _line(COLUMNS)
     for row in rows:
-        yield _line(_cell(value) for value in values(row).values())
+        told = values(row)
+        told["labels"] = UNKNOWN if row.labels is None else told["labels"]
+        yield _line(map(_cell, told.values()))
 
 
 def as_json_lines(rows: Iterable[LedgerRow]) -> Iterator[str]:

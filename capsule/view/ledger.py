@@ -3,28 +3,46 @@ one for each exception that an auditor asks about.
 
 Rules kept: first parents of audit alone; a row tells what the records say, with the labels and the words in
 force when it was claimed; nothing is proved here (`capsule audit verify` proves); a record that cannot be
-read is a row, never a gap; memory grows only with the services and with what is unfinished or unacknowledged.
-Called by commands.audit_ledger.
+read is a row, never a gap; what the ledger takes for main, and when it was seen, is what the proof does, and
+a request's branch is no step of it; labels that nobody can tell are None, which is not the same as empty.
+Memory grows with the services, with what is unfinished or unacknowledged, and by 20 bytes and their place for
+each step of main. Called by commands.audit_ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from capsule.documents.codec import InvalidDocument, load_as
-from capsule.documents.paths import RECORDS, SERVICES, STATUS, RequestFolder, StateFolder, service_name
+from capsule.documents.paths import (
+    RECORDS,
+    SERVICES,
+    STATUS,
+    ChangeFolder,
+    RequestFolder,
+    StateFolder,
+    service_name,
+)
 from capsule.documents.types import (
     ActionRequest,
+    Capsule,
+    ChangeAttestation,
     Claim,
     Refusal,
     Result,
+    Service,
     ServiceStatus,
     StateOrder,
     StateResult,
 )
+from capsule.trust.audit_chain import Chain
+from capsule.trust.audit_walk import SeenOnWay
+from capsule.trust.evidence import weakest
+from capsule.trust.hearing import hear
+from capsule.trust.key_validity import committed_at
 from capsule.trust.mainline import advance, begin
 from capsule.trust.objects import (
     CommitInfo,
@@ -36,16 +54,19 @@ from capsule.trust.objects import (
     read_commit,
 )
 from capsule.trust.raw import BadObject
-from capsule.trust.state import Finding, MainState, PendingChange
-from capsule.view.ledger_rows import KEY_CHANGED, KeyAge, LedgerRow, exceptions_of
+from capsule.trust.state import Finding, InForce, MainState, PendingChange
+from capsule.view.ledger_rows import EXCEPTIONS, KEY_CHANGED, KeyAge, LedgerRow, exceptions_of
 
-D = TypeVar("D", Claim, Result, Refusal, ServiceStatus, StateOrder, StateResult)
+OBSERVED = "Capsule-Revision"
+"""The trailer in which a commit of audit names the point of main that it was made under."""
+
+D = TypeVar("D", ChangeAttestation, Claim, Result, Refusal, ServiceStatus, StateOrder, StateResult)
 
 
 @dataclass(slots=True)
 class _Open:
     claim: Claim
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] | None
     why: str
     commit: str
 
@@ -53,20 +74,25 @@ class _Open:
 class Ledger:
     """The rows of a history, commit after commit; afterwards what is unfinished, and how old keys are."""
 
-    def __init__(self, reader: ObjectReader, root: str) -> None:
+    def __init__(self, reader: ObjectReader, root: str, main: str) -> None:
+        """`main` is its tip. Raises BadRoot, NotDescended, BadObject, MissingObject."""
         self._reader = reader
-        self.state: MainState = begin(reader, root)
+        self._positions = Chain.of(reader, main, root).positions()
+        self._at = 0
+        self._seen = SeenOnWay(self._positions)
+        self.state: MainState = replace(begin(reader, root), seen=self._seen)
         self._open: dict[tuple[str, str], _Open] = {}
-        self._orders: dict[tuple[str, int], tuple[StateOrder, Mapping[str, str]]] = {}
+        self._orders: dict[tuple[str, int], tuple[StateOrder, Mapping[str, str] | None]] = {}
         self._alarmed: dict[str, datetime] = {}
         self._created: dict[str, datetime] = {}
         self._told: set[tuple[str, str, str]] = set()
+        self._unreviewed: dict[str, list[LedgerRow]] = {}
         self._trees: dict[str, str | None] = {STATUS: None, RECORDS: None}
 
     def step(self, commit: str) -> Iterator[LedgerRow]:
         """The rows of one commit of audit. Raises BadObject, MissingObject."""
         info = read_commit(self._reader, commit)
-        at = datetime.fromtimestamp(info.committer.at, UTC)
+        at = self._seen.now = committed_at(info)
         yield from self._main(info, at, commit)
         for change in self._added(RECORDS, info.tree):
             yield from self._record(change[0], change[1], at, commit)
@@ -74,7 +100,8 @@ class Ledger:
             yield from self._status(path, blob, at, commit)
 
     def unfinished(self) -> Iterator[LedgerRow]:
-        """What was begun and has no result, oldest first."""
+        """What was begun and has no result, oldest first; before it, changes whose reviews did not come."""
+        yield from self._still_unreviewed()
         rows = [self._operation(opened, None, opened.commit) for opened in self._open.values()]
         rows += [self._state_order(order, labels, None, "") for order, labels in self._orders.values()]
         yield from sorted(rows, key=lambda row: (row.at, row.service, row.request))
@@ -94,15 +121,28 @@ class Ledger:
 
     def _main(self, info: CommitInfo, at: datetime, commit: str) -> Iterator[LedgerRow]:
         """Main as far as this commit takes it in, and what of it was not taken over."""
-        for parent in info.parents[1:]:
+        for parent in [each for each in info.parents[1:] if self._is_step(each, info)]:
+            position = self._positions.get(bytes.fromhex(parent), 0)
+            if position > self._at:
+                self._at = position
+                self._seen.take_in(position)
             state = advance(self._reader, self.state, parent)
-            if state.tip != parent:
-                continue  # a request's branch
-            self.state = state
+            before, self.state = self.state, state
+            yield from self._still_unreviewed()
+            yield from self._let_in(before, at, commit)
             for change in state.pending:
-                yield from self._pending(change, at, commit)
+                rows = self._pending(change, at, commit)
+                if change.takes_reviews:
+                    self._unreviewed.setdefault(change.path, []).extend(rows)
+                else:
+                    yield from rows
             if state.suspended:
                 yield from self._suspended(state.suspended, at, commit)
+
+    def _is_step(self, parent: str, info: CommitInfo) -> bool:
+        """Whether a parent is a point of main: one of its steps, or of a main that is gone, as the commit
+        itself says. The others are requests' branches, often cut from main's tip."""
+        return bytes.fromhex(parent) in self._positions or info.trailers.get(OBSERVED, ())[-1:] == (parent,)
 
     def _pending(self, change: PendingChange, at: datetime, commit: str) -> Iterator[LedgerRow]:
         if self._is_new("ChangeNotAuthorised", change.path, f"{change.new} {change.reason}"):
@@ -117,10 +157,49 @@ class Ledger:
                 f"{change.path}: {change.message or change.reason}",
                 requested_by=", ".join(change.authors),
                 approved_by=change.approved_by,
+                evidence=weakest(change.evidence) or "",
                 labels=self._labels(name),
                 revision=change.since,
                 commit=commit,
             )
+
+    def _still_unreviewed(self) -> Iterator[LedgerRow]:
+        """Of the changes that waited for reviews, those that still wait: main has gone on without them."""
+        waiting = {change.path for change in self.state.pending}
+        for path in [path for path in self._unreviewed if path in waiting]:
+            yield from self._unreviewed[path]
+        self._unreviewed.clear()
+
+    def _let_in(self, before: MainState, at: datetime, commit: str) -> Iterator[LedgerRow]:
+        """What came into force on a forge's word, or by a merge."""
+        new: list[tuple[str, InForce[Capsule] | InForce[Service]]] = []
+        if self.state.settings is not before.settings:
+            new.append(("", self.state.settings))
+        if self.state.services is not before.services:
+            services = self.state.services.items()
+            new += [(name, each) for name, each in services if each is not before.services.get(name)]
+        for name, document in new:
+            evidence = weakest(document.evidence)
+            if evidence in ("forge", "merge"):
+                yield LedgerRow(
+                    at,
+                    "exception",
+                    name,
+                    "change service" if name else "change settings",
+                    "taken over",
+                    "WeakEvidence",
+                    f"{document.path}: {EXCEPTIONS['WeakEvidence']}",
+                    requested_by=", ".join(document.authors),
+                    approved_by=document.approved_by,
+                    evidence=evidence,
+                    labels=self._labels(name),
+                    revision=document.since,
+                    commit=commit,
+                )
+
+    def _reviewed(self, told: ChangeAttestation, at: datetime, commit: str) -> Iterator[LedgerRow]:
+        before, self.state = self.state, hear(self._reader, self.state, told)
+        yield from self._let_in(before, at, commit)
 
     def _suspended(self, finding: Finding, at: datetime, commit: str) -> Iterator[LedgerRow]:
         if self._is_new("MainSuspended", finding.commit, finding.reason):
@@ -143,9 +222,12 @@ class Ledger:
         self._told.add(key)
         return not known
 
-    def _labels(self, service: str) -> Mapping[str, str]:
+    def _labels(self, service: str) -> Mapping[str, str] | None:
+        """The labels of a service in force; None where they are not known."""
         found = self.state.services.get(service)
-        return dict(found.document.metadata.labels) if found else {}
+        if found is None:
+            return None if service else {}
+        return dict(found.document.metadata.labels)
 
     # ---- records ----
 
@@ -153,7 +235,7 @@ class Ledger:
         """The files below `name` that are new or changed since the commit before, with their blobs."""
         new = folder(self._reader, tree, name)
         old, self._trees[name] = self._trees[name], new
-        found = sorted(changes(self._reader, old, new, name), key=lambda change: change.path)
+        found = sorted(changes(self._reader, old, new, name), key=lambda change: _in_order(change.path))
         yield from ((change.path, change.new.oid) for change in found if change.new)
 
     def _record(self, path: str, blob: str, at: datetime, commit: str) -> Iterator[LedgerRow]:
@@ -161,6 +243,8 @@ class Ledger:
         try:
             if StateFolder.of(path):
                 yield from self._desired(path, name, blob, commit)
+            elif ChangeFolder.of(path):
+                yield from self._reviewed(self._load(ChangeAttestation, blob, path), at, commit)
             elif name.startswith("claim-"):
                 self._claimed(self._load(Claim, blob, path), path, commit)
             elif name == "result.yaml":
@@ -203,6 +287,7 @@ class Ledger:
                 "DamagedRecord",
                 "a result without a claim before it",
                 request=spec.request,
+                labels=self._labels(spec.service),
                 commit=commit,
             )
             return
@@ -268,7 +353,7 @@ class Ledger:
                 yield from exceptions_of(row)
 
     def _state_order(
-        self, order: StateOrder, labels: Mapping[str, str], result: StateResult | None, commit: str
+        self, order: StateOrder, labels: Mapping[str, str] | None, result: StateResult | None, commit: str
     ) -> LedgerRow:
         spec, ended = order.spec, result.spec if result else None
         return LedgerRow(
@@ -297,7 +382,15 @@ class Ledger:
             status = self._load(ServiceStatus, blob, path).spec
         except InvalidDocument as error:
             yield LedgerRow(
-                at, "exception", name, "", "damaged", "DamagedRecord", f"{path}: {error}", commit=commit
+                at,
+                "exception",
+                name,
+                "",
+                "damaged",
+                "DamagedRecord",
+                f"{path}: {error}",
+                labels=self._labels(name),
+                commit=commit,
             )
             return
         if status.key_created_at:
@@ -319,6 +412,12 @@ class Ledger:
                 revision=status.observed_revision,
                 commit=commit,
             )
+
+
+def _in_order(path: str) -> tuple[str, int]:
+    """Where a file comes among those of its commit: attestations of changes are heard by their numbers."""
+    place = ChangeFolder.of(path)
+    return (f"{place[0].records}/", place[1]) if place else (path, 0)
 
 
 def _moved(at: datetime, seconds: float) -> datetime | None:

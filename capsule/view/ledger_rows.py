@@ -31,6 +31,7 @@ class LedgerRow:
     """One row. `at` is when it ended, or the time of the commit; `commit` is of audit.
 
     For an exception `reason` is one of EXCEPTIONS. `outcome` is "running" for what has no result yet.
+    `labels` is None where a service is named of which no document was in force: its labels are not known.
     """
 
     at: datetime
@@ -48,7 +49,7 @@ class LedgerRow:
     reconciler: str = ""
     attempt: int = 0
     claimed_at: datetime | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] | None = field(default_factory=dict)
     op_id: str = ""
     receipt_digest: str = ""
     revision: str = ""
@@ -96,14 +97,15 @@ class Selection:
     action: str = ""
 
     def takes(self, row: LedgerRow) -> bool:
-        """Whether the row is wanted. What is about no service (main itself) fits every selector."""
+        """Whether the row is wanted. What is about no service (main itself), and what is about one whose
+        labels are not known, fits every selector: nothing is left out because nobody knows whose it is."""
         if self.since and row.at < self.since:
             return False
         if self.until and row.at >= self.until:
             return False
         if self.action and row.action != self.action:
             return False
-        return not row.service or self.selects(row.labels)
+        return not row.service or row.labels is None or self.selects(row.labels)
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether these labels fit the selector."""

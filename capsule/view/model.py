@@ -150,13 +150,17 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class TrailRow:
-    """One commit of the machine's story (audit, first parents): its subject and its trailers."""
+    """One commit of the machine's story (audit, first parents): its subject and its trailers.
+
+    `about` is the subject of the commit of main that it takes in, where it does nothing else.
+    """
 
     commit: str
     at: datetime
     author: str
     subject: str
     trailers: Mapping[str, tuple[str, ...]]
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,7 @@ class HeartbeatRow:
 class Snapshot:
     """Everything that is shown, at one revision of main and audit.
 
+    `freezes` are those of the policy that hold at `now`.
     `revision` is a digest of the tips and of every fact that `now` decides: equal revisions of one
     repository show the same facts.
     """
@@ -188,10 +193,16 @@ class Snapshot:
     conditions: tuple[ConditionRow, ...]
     suspended: str = ""
     revision: str = ""
+    freezes: tuple[ConditionRow, ...] = ()
 
 
 _CALM = frozenset({"HEALTHY", "DISABLED"})
 _ALARMING = frozenset({"KeyOverdue", "KeyChangedOutsideCapsule", "SecretInReport", "TrustOutdated"})
+
+
+def switched_otherwise(row: ServiceRow) -> bool:
+    """Whether the service takes traffic although its document says it should not, or the reverse."""
+    return row.enabled_observed is not None and row.enabled_observed != row.enabled_desired
 
 
 def needs_attention(row: ServiceRow) -> bool:
@@ -199,6 +210,7 @@ def needs_attention(row: ServiceRow) -> bool:
     return (
         row.status not in _CALM
         or bool(row.drift)
+        or switched_otherwise(row)
         or any(condition.type in _ALARMING for condition in row.conditions)
     )
 

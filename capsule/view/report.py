@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from capsule.documents.scalars import instant_text
-from capsule.view.export import values
+from capsule.view.export import UNKNOWN, values
 from capsule.view.ledger_rows import EXCEPTIONS, KeyAge, LedgerRow, Selection
 
 ROTATE = "rotateKey"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#!|~&$@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+_TIMES = frozenset({"When", "Last", "Created", "Due"})
+_LONG = frozenset({"What", "Why", "Meaning", "Labels", "Labels then", "Approved"})
+_INSTANT = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}):[0-9.]+Z")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -84,7 +87,9 @@ def proof_line(proof: Proof) -> str:
     """The first thing to read."""
     if proof.proved is None:
         return f"NOT PROVED: nobody checked this history for this report. {proof.verdict}"
-    return f"Proved: {proof.verdict}" if proof.proved else f"NOT PROVED: {proof.verdict}"
+    if not proof.proved:
+        return f"NOT PROVED: {proof.verdict}"
+    return f"Proved {proof.verdict.removeprefix('proved ')}"
 
 
 def as_value(report: Report) -> dict[str, object]:
@@ -152,18 +157,27 @@ def as_html(report: Report) -> str:
         if not table.rows:
             parts.append(f"<p>{_html(table.empty)}</p>")
             continue
-        parts.append("<table>\n<thead>" + _cells("th", table.columns) + "</thead>\n<tbody>")
-        parts += [_cells("td", row) for row in table.rows]
-        parts.append("</tbody>\n</table>")
+        heading = _html(table.heading)
+        parts.append(
+            f'<div class="wide" role="region" tabindex="0" aria-label="{heading}">\n<table>\n<thead><tr>'
+        )
+        parts += [f'<th scope="col">{_html(title)}</th>' for title in table.columns]
+        parts.append("</tr></thead>\n<tbody>")
+        parts += [_html_row(table.columns, row) for row in table.rows]
+        parts.append("</tbody>\n</table>\n</div>")
     return "\n".join(parts) + "\n</body>\n</html>\n"
 
 
 _STYLE = (
-    "body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:90rem}table{border-collapse:collapse}"
-    "th,td{border:1px solid #bbb;padding:.3rem .5rem;text-align:left;vertical-align:top;"
-    "overflow-wrap:anywhere}.good{font-weight:bold;color:#05570f}"
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2rem;color:#111;background:#fff}"
+    ".wide{overflow-x:auto}table{border-collapse:collapse}"
+    "th,td{border:1px solid #bbb;padding:.3rem .5rem;text-align:left;vertical-align:top;white-space:nowrap}"
+    "td.long{white-space:normal;min-width:14rem;max-width:32rem;overflow-wrap:break-word}"
+    "time{font-variant-numeric:tabular-nums}.good{font-weight:bold;color:#05570f}"
     ".bad{font-weight:bold;color:#8a0010;border:2px solid;padding:.5rem}"
     "dt{font-weight:bold;float:left;clear:left;width:9rem}dd{margin-left:10rem;overflow-wrap:anywhere}"
+    "@media(max-width:40rem){body{margin:1rem}dt{float:none}dd{margin-left:0}}"
+    "@media print{th,td{white-space:normal;overflow-wrap:anywhere}td.long{min-width:0}}"
 )
 
 
@@ -207,7 +221,7 @@ def _tables(report: Report) -> Iterable[_Table]:
             (
                 _when(row),
                 row.reason,
-                row.service,
+                _service(row),
                 row.action,
                 row.outcome,
                 row.request,
@@ -291,7 +305,14 @@ def _time(at: datetime | None) -> str | None:
     return instant_text(at) if at else None
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def _service(row: LedgerRow) -> str:
+    """The service; where its labels are not known, and so no selector leaves it out, that is said."""
+    return f"{row.service} (labels {UNKNOWN})" if row.labels is None else row.service
+
+
+def _labels(labels: Mapping[str, str] | None) -> str:
+    if labels is None:
+        return UNKNOWN
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
@@ -310,5 +331,16 @@ def _html(text: str) -> str:
     return html.escape(_plain(text), quote=True)
 
 
-def _cells(tag: str, row: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{_html(cell)}</{tag}>" for cell in row) + "</tr>"
+def _html_row(columns: Sequence[str], row: Sequence[str]) -> str:
+    cells = (_html_cell(title, cell) for title, cell in zip(columns, row, strict=True))
+    return "<tr>" + "".join(cells) + "</tr>"
+
+
+def _html_cell(title: str, cell: str) -> str:
+    """A cell: only text for people may break over lines; a time is shown to the minute, and is UTC."""
+    if title in _LONG:
+        return f'<td class="long">{_html(cell)}</td>'
+    time = _INSTANT.fullmatch(cell) if title in _TIMES else None
+    if time is None:
+        return f"<td>{_html(cell)}</td>"
+    return f'<td><time datetime="{cell}" title="{cell}">{time[1]} {time[2]} UTC</time></td>'

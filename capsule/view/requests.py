@@ -7,16 +7,18 @@ of those under way. Called by view.build.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from capsule.documents.types import RequestSpec
 from capsule.lifecycle import PhaseNow, RequestRecords, request_phase
-from capsule.trust.policy import freeze_in_force
+from capsule.trust.freezes import freeze_in_force
 from capsule.trust.state import JudgedRequest, MainState, SeenApproval
 from capsule.view.model import ApprovalRow, MissingRow, OperationRow, RequestRow
 from capsule.view.operations import operation_rows
+
+_TURNS = {"Proposed": 0, "Approved": 1, "Held": 1, "Running": 1}
 
 
 def request_row(judged: JudgedRequest | None, records: RequestRecords | None) -> RequestRow:
@@ -61,7 +63,7 @@ def phase_at(row: RequestRow, judged: JudgedRequest, state: MainState, now: date
     if spec and judged.verdict in ("proposed", "approved") and spec.expires <= now:
         found = PhaseNow("Expired", "Expired", f"expired {spec.expires:%Y-%m-%d %H:%M} UTC")
     elif spec and judged.verdict == "approved":
-        found = request_phase(judged, None, _hold(spec, state, now))
+        found = request_phase(judged, None, held_back(spec, state, now))
     else:
         return row
     return replace(row, phase=found.phase, reason=found.reason, message=found.message)
@@ -88,7 +90,26 @@ def with_waits(row: RequestRow, waits: Mapping[str, str]) -> RequestRow:
     return replace(row, operations=operations, message=f"{row.message}; {service}: {why}{more}")
 
 
-def _hold(spec: RequestSpec, state: MainState, now: datetime) -> PhaseNow | None:
+def last_recorded(row: RequestRow) -> datetime | None:
+    """The last moment at which anything of the request was recorded."""
+    moments = [item.recorded_at or item.claimed_at for item in row.operations]
+    return max([*moments, *([row.ended_at] if row.ended_at else [])], default=None)
+
+
+def day_of_name(name: str) -> datetime:
+    """The day with which the name of a request begins; the beginning of time where it begins otherwise."""
+    try:
+        return datetime(int(name[:4]), int(name[4:6]), int(name[6:8]), tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def in_order(rows: Iterable[RequestRow]) -> tuple[RequestRow, ...]:
+    """What waits for approval first, then what is under way, then what has ended; else as `rows` were."""
+    return tuple(sorted(rows, key=lambda row: _TURNS.get(row.phase, len(_TURNS))))
+
+
+def held_back(spec: RequestSpec, state: MainState, now: datetime) -> PhaseNow | None:
     """What keeps an approved request from being begun, as far as the repository tells."""
     if state.suspended:
         return PhaseNow("Held", "Suspended", state.suspended.message)

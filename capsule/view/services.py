@@ -97,6 +97,11 @@ def without_pulse(row: ServiceRow, since: datetime | None) -> ServiceRow:
     return replace(_stale(row, "HeartbeatDead"), since=since)
 
 
+def without_heartbeat(row: ServiceRow) -> ServiceRow:
+    """The row where no heartbeat is known at all: what was recorded may be of any age."""
+    return replace(_stale(row, "HeartbeatUnknown"), status="UNKNOWN")
+
+
 def _stale(row: ServiceRow, reason: str) -> ServiceRow:
     return replace(row, status="STALE", reason=reason, message=_lower(STATUS_REASONS[reason]), since=None)
 

@@ -8,7 +8,7 @@ the last row says so. Called by `capsule log` and the web.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -26,6 +26,8 @@ SERVICE = "Capsule-Service"
 ACTION = "Capsule-Action"
 REASON = "Capsule-Reason"
 HISTORY_MISSING = "HistoryMissing"
+_TAKES_IN = "take in main "
+_LONGEST = 100
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -54,7 +56,7 @@ def trail(
     and BadObject where not even the parents of a commit can be read.
     """
     rows = (row for row, _ in _walk(reader, audit, root, since))
-    return islice((row for row in rows if _fits(row, service, action)), limit)
+    return islice((_told(reader, row) for row in rows if _fits(row, service, action)), limit)
 
 
 def trail_page(
@@ -74,7 +76,7 @@ def trail_page(
     for row, parent in _walk(reader, start, root, since):
         searched += 1
         if _fits(row, service, action):
-            rows.append(row)
+            rows.append(_told(reader, row))
         if len(rows) == limit or searched == search:
             return TrailPage(tuple(rows), parent if parent != root else None, searched)
     return TrailPage(tuple(rows), None, searched)
@@ -115,6 +117,18 @@ def _row(oid: str, data: bytes, last: datetime) -> TrailRow:
     at = datetime.fromtimestamp(info.committer.at, UTC)
     subject = info.message.split("\n", 1)[0]
     return TrailRow(oid, at, info.author.name, subject, info.trailers)
+
+
+def _told(reader: ObjectReader, row: TrailRow) -> TrailRow:
+    """The row of a commit that only takes in main, with what main's commit calls itself."""
+    if not row.subject.startswith(_TAKES_IN):
+        return row
+    try:
+        merged = parents_of(raw_commit(reader, row.commit))[1:]
+        subject = parse_commit(raw_commit(reader, merged[0])).message.split("\n", 1)[0] if merged else ""
+    except (BadObject, MissingObject):
+        return row
+    return replace(row, about=subject if len(subject) <= _LONGEST else f"{subject[: _LONGEST - 1]}…")
 
 
 def _end_of_clone(oid: str, last: datetime) -> TrailRow:

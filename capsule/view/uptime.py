@@ -26,6 +26,7 @@ WINDOWS: dict[str, timedelta] = {
 }
 LONGEST = WINDOWS["90d"]
 DAYS = 90
+_ENOUGH = 0.9
 
 _KIND_OF: dict[str | None, Kind] = {
     "HEALTHY": "up",
@@ -272,6 +273,12 @@ def _spent(
 def _share(spent: dict[Kind, timedelta]) -> float | None:
     known = spent["up"] + spent["down"]
     return spent["up"] / known if known else None
+
+
+def thin_record(window: WindowRow) -> timedelta | None:
+    """How much of the window is on record, where that is too little to speak for the whole of it."""
+    known = window.up + window.down + window.excluded
+    return known if known < _ENOUGH * (known + window.unknown) and window.uptime is not None else None
 
 
 def percent(uptime: float | None) -> str:

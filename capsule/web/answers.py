@@ -19,9 +19,17 @@ from capsule import __version__
 API = "/api/v1"
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A page that may have been meant."""
+
+    text: str
+    address: str
+
+
 @dataclass(frozen=True)
 class Problem(Exception):
-    """Why a page cannot be shown. `near` are names that exist, for `endpoint`."""
+    """Why a page cannot be shown. `near` are names that exist, for `endpoint`; `ways` are any pages."""
 
     status: int
     reason: str
@@ -31,6 +39,7 @@ class Problem(Exception):
     near: Sequence[str] = ()
     endpoint: str = "services"
     headers: dict[str, str] = field(default_factory=dict)
+    ways: Sequence[Way] = ()
 
 
 @cache
@@ -80,6 +89,7 @@ def problem(found: Problem) -> Response:
                 hint=found.hint,
                 near=found.near,
                 endpoint=found.endpoint,
+                ways=found.ways,
             )
         )
     answer.status_code = found.status

@@ -13,11 +13,12 @@ from typing import Any
 from flask import Flask, Response, jsonify, request, url_for
 
 from capsule.view.model import RequestRow, ServiceRow, Snapshot, as_json
+from capsule.view.summary import summary
 from capsule.web.answers import API, conditional
 from capsule.web.listing import Page, RequestQuery, ServiceQuery, TrailQuery, page_of
 from capsule.web.pages import named
 from capsule.web.picture import Picture
-from capsule.web.present import minute, summary
+from capsule.web.present import minute
 
 
 def add_api(app: Flask, picture: Picture) -> None:

@@ -13,17 +13,18 @@ from datetime import datetime
 from itertools import groupby
 
 from flask import Flask, Response, request, url_for
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from capsule.documents.scalars import NAME
 from capsule.store.api import Store
-from capsule.view.model import needs_attention
-from capsule.view.uptime import percent
+from capsule.view.model import needs_attention, switched_otherwise
+from capsule.view.uptime import percent, thin_record
 from capsule.web import present
 from capsule.web.answers import Problem, build, problem
 from capsule.web.api import add_api
 from capsule.web.guard import HEADERS, METHODS, Hosts
 from capsule.web.listing import BadQuery
+from capsule.web.lost import lost
 from capsule.web.pages import add_pages
 from capsule.web.picture import NotOnTrail, Picture, RepositoryUnreadable
 
@@ -83,6 +84,8 @@ def _dress(app: Flask) -> None:
         web_address=present.web_address,
         lasted=present.lasted,
         percent=percent,
+        thin_record=thin_record,
+        condition_texts=present.condition_texts,
         lost_height=present.lost_height,
         day_in_words=present.day_in_words,
         days_in_words=present.days_in_words,
@@ -90,7 +93,11 @@ def _dress(app: Flask) -> None:
             {"day": day, "rows": list(group)} for day, group in groupby(rows, lambda row: present.day(row.at))
         ],
     )
-    env.tests.update(troubled=needs_attention, documentname=lambda text: bool(_NAME.match(text)))
+    env.tests.update(
+        troubled=needs_attention,
+        switched_otherwise=switched_otherwise,
+        documentname=lambda text: bool(_NAME.match(text)),
+    )
     env.globals.update(
         asset=lambda name: url_for("asset", name=name, v=build()),
         evidence_words=EVIDENCE_WORDS,
@@ -158,6 +165,10 @@ def _catch(app: Flask) -> None:
                 headers={"Retry-After": "15"},
             )
         )
+
+    @app.errorhandler(NotFound)
+    def nowhere(_error: NotFound) -> Response:
+        return problem(lost(app.extensions["capsule.picture"], request.path))
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:

@@ -19,6 +19,7 @@ from flask import Flask, Response, make_response, render_template, request, url_
 
 from capsule.lifecycle.status import REASONS
 from capsule.view.model import Drift, RequestRow, ServiceRow, Snapshot
+from capsule.view.summary import summary
 from capsule.web.answers import Problem, conditional
 from capsule.web.listing import (
     OPEN_PHASES,
@@ -32,7 +33,7 @@ from capsule.web.listing import (
     page_of,
 )
 from capsule.web.picture import History, Picture, RepositoryUnreadable
-from capsule.web.present import minute, summary, word
+from capsule.web.present import minute, word
 
 STATUS_CHOICES = (("", "All"), ("attention", "Needs attention"), *((name, word(name)) for name in STATUSES))
 PHASE_CHOICES = (("", "All"), ("open", "Open"), *((name, name) for name in PHASES))

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from capsule.documents.problems import FORBIDDEN
 from capsule.documents.scalars import instant_text
-from capsule.view.model import Snapshot, needs_attention
+from capsule.view.model import ServiceRow
 from capsule.view.uptime import KINDS, DayRow, HistoryRow, percent
 
 TONES: Mapping[str, tuple[str, str]] = {
@@ -48,13 +48,14 @@ TONES: Mapping[str, tuple[str, str]] = {
     "unknown": ("old", "question"),
     "cancelled": ("quiet", "cross"),
 }
-_STEPS = (
-    (timedelta(days=365), "year"),
-    (timedelta(days=30), "month"),
-    (timedelta(days=1), "day"),
-    (timedelta(hours=1), "hour"),
-    (timedelta(minutes=1), "minute"),
+_MINUTE = timedelta(minutes=1)
+_UNITS = (
+    (_MINUTE, "minute", 60),
+    (timedelta(hours=1), "hour", 48),
+    (timedelta(days=1), "day", 100),
+    (timedelta(days=365.25) / 12, "month", 24),
 )
+"""Units of time, each used for fewer than so many of it; what is longer is told in years."""
 
 
 def printable(value: Any) -> Any:
@@ -78,7 +79,7 @@ def minute(now: datetime) -> datetime:
 def relative(when: datetime, now: datetime) -> str:
     """Such as "3 hours ago" or "in 12 days"."""
     distance = abs(now - when)
-    if distance < _STEPS[-1][0]:
+    if distance < _MINUTE:
         return "just now"
     return f"{_length(distance)} ago" if when < now else f"in {_length(distance)}"
 
@@ -89,11 +90,14 @@ def lasting(when: datetime, now: datetime) -> str:
 
 
 def _length(distance: timedelta) -> str:
-    for size, unit in _STEPS:
-        count = distance // size
-        if count > 0:
+    """A length in one unit, rounded to the nearest: what is due in 6 days and 23 hours is due in 7 days."""
+    if distance < _MINUTE:
+        return "less than a minute"
+    for size, unit, below in _UNITS:
+        count = round(distance / size)
+        if count < below:
             return f"{count} {unit}{'s' if count != 1 else ''}"
-    return "less than a minute"
+    return f"{round(distance / timedelta(days=365.25))} years"
 
 
 def exact(when: datetime) -> str:
@@ -148,31 +152,6 @@ def sentence(text: str) -> str:
     return ended if not ended or ended[-1] in ".!?…" else f"{ended}."
 
 
-def summary(snapshot: Snapshot) -> str:
-    """One calm sentence about all services."""
-    total = len(snapshot.services)
-    if not total:
-        return "No services yet."
-    calm = [row for row in snapshot.services if not needs_attention(row)]
-    attention = total - len(calm)
-    healthy = sum(row.status == "HEALTHY" for row in calm)
-    disabled = len(calm) - healthy
-    if healthy == total:
-        return "The one service is healthy." if total == 1 else f"All {total:,} services are healthy."
-    of_all = f" of {total:,} services" if total > 1 else " service"
-    parts = [
-        (attention, f"need{'s' if attention == 1 else ''} attention"),
-        (healthy, f"{_be(healthy)} fine"),
-        (disabled, f"{_be(disabled)} switched off"),
-    ]
-    texts = [f"{count:,}{{}} {text}" for count, text in parts if count]
-    return ", ".join([texts[0].format(of_all), *(text.format("") for text in texts[1:])]) + "."
-
-
-def _be(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
 def lasted(length: timedelta) -> str:
     """How long something took, for people, such as "3 hours"."""
     return _length(length)
@@ -198,6 +177,12 @@ def days_in_words(row: HistoryRow) -> str:
     last = [day for day in reversed(row.days) if day.kind == "down"][:5]
     trouble = "; ".join(f"{day.day}: {day_in_words(day)}" for day in last)
     return f"The last {len(row.days)} days: {told}." + (f" Latest trouble: {trouble}." if trouble else "")
+
+
+def condition_texts(row: ServiceRow) -> list[str]:
+    """What the conditions of a service say, each once, and not what its status says already."""
+    texts = dict.fromkeys(item.message or item.reason for item in row.conditions)
+    return [text for text in texts if row.status == "HEALTHY" or text != row.message]
 
 
 def sort_text(text: str) -> str:

@@ -14,7 +14,9 @@ from capsule_agent import Agent
 from capsule_agent.calls import Answer
 from capsule_agent.journal import Refused
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import Envelope, Evidence, Receipt, operation_id
+from capsule_agent.protocol.generations import LONGEST_AHEAD, generation_at
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import Envelope, Evidence, Receipt
 from tests.agent_fixtures import (
     NOW,
     Ask,
@@ -243,6 +245,29 @@ def test_an_old_enable_replayed_does_nothing(target: Target) -> None:
     assert not target.agent.enabled
     assert target.receipt(desired("enable", 1, reason="another")).reason == "GenerationOutdated"
     assert not target.agent.enabled
+
+
+def test_a_generation_far_ahead_does_not_make_the_agent_deaf(target: Target) -> None:
+    """Whoever stole a reconciler's key has a day at most, not for ever."""
+    here = generation_at(NOW)
+    target.agent.config("model", lambda: "m", set=print)
+    for far in (2**53 - 1, here + LONGEST_AHEAD + 1):
+        for action in ("disable", "enable", "configure"):
+            assert target.refused(desired(action, far)) == "GenerationFarAhead"
+    assert target.agent.enabled
+    assert target.receipt(desired("disable", here)).outcome == "succeeded"
+    assert not target.agent.enabled
+    assert target.receipt(desired("enable", here + LONGEST_AHEAD)).outcome == "succeeded"
+    assert target.receipt(desired("disable", here + 1)).reason == "GenerationOutdated"
+
+
+def test_a_generation_in_seconds_is_simply_a_lower_one(target: Target) -> None:
+    """An agent that was told by an earlier version goes on with this one."""
+    here = generation_at(NOW)
+    assert target.receipt(desired("disable", here // 1000)).outcome == "succeeded"
+    assert target.receipt(desired("enable", here)).outcome == "succeeded"
+    assert target.receipt(desired("disable", here // 1000 + 1)).reason == "GenerationOutdated"
+    assert target.agent.enabled
 
 
 def test_what_could_leak_a_credential_is_not_configured_without_approval(target: Target) -> None:

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsule_agent import verify
+from capsule_agent.approvals import check_approvals
 from capsule_agent.calls import Answer
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.ids import desired_state_id, operation_id
 from capsule_agent.protocol.messages import (
     Envelope,
     Evidence,
@@ -29,9 +30,8 @@ from capsule_agent.protocol.messages import (
     Signers,
     SignersList,
     decode,
-    desired_state_id,
-    operation_id,
 )
+from capsule_agent.refusal import Refusal
 from tests.agent_fixtures import (
     NOW,
     PRINCIPALS,
@@ -346,5 +346,5 @@ def test_no_two_approvals_but_the_two_that_were_given_for_it_are_enough(name: st
     for at, one in enumerate(given):
         for two in given[at:]:
             if name != "approved" or {one.document, two.document} != wanted:
-                with pytest.raises(verify.Refusal):
-                    verify.check_approvals(ask.order(), Evidence(request, (one, two)), LISTED, 2, NOW)
+                with pytest.raises(Refusal):
+                    check_approvals(ask.order(), Evidence(request, (one, two)), LISTED, 2, NOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import pytest
 from capsule.documents.types import ForgeSettings
 from capsule.forge import rest
 from capsule.forge.api import MAX_ANSWER, EvidenceUnavailable, Forge, ForgeError, ForgeRefused
-from capsule.forge.choose import forge_of, token_in, web_address
+from capsule.forge.choose import forge_of, web_address
+from capsule.forge.credential import secret_in, token_in
 from tests.forge_servers import REPOSITORY, TOKEN, Answer, Pull, Review, Site, serve
 
 KINDS = ("github", "gitlab", "gitea")
@@ -293,25 +294,33 @@ def test_nobody_listening_means_later() -> None:
 
 def test_a_token_is_read_anew_at_each_call_from_a_file_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("wrong\n")
-    file.chmod(0o600)
+    file.touch(0o600)
     site = furnished()
-    with client("github", site, token_in(file)) as forge:
-        with pytest.raises(ForgeRefused):
-            forge.find(MERGED)
-        file.write_text(f"{TOKEN}\n")
-        assert forge.find(MERGED) is not None
+    with serve("github", site) as server:
+        file.write_text(f"wrong {server}\n")
+        settings = ForgeSettings(kind="github", server=server, repository=REPOSITORY)
+        with closing(forge_of(settings, token_in(file, settings))) as forge:
+            with pytest.raises(ForgeRefused):
+                forge.find(MERGED)
+            file.write_text(f"{TOKEN} {server}\n")
+            assert forge.find(MERGED) is not None
 
 
-@pytest.mark.parametrize("text", ["", "two words", "a\nb", "x" * 5000, "\x00", "é"])
+SETTINGS = ForgeSettings(kind="github", server="https://forge.example", repository=REPOSITORY)
+
+
+@pytest.mark.parametrize("text", ["", "alone", "a b c", "a\nb", "x" * 5000, "\x00", "é"])
 def test_a_file_without_a_token_is_refused_without_its_text(tmp_path: Path, text: str) -> None:
     file = tmp_path / "token"
     file.write_text(text)
     file.chmod(0o600)
     with pytest.raises(ForgeRefused) as caught:
-        token_in(file)()
+        token_in(file, SETTINGS)()
     assert caught.value.reason == "ForgeTokenUnreadable"
-    assert not text or text not in str(caught.value).replace(str(file), "")
+    assert len(text) < 2 or text not in str(caught.value).replace(str(file), "")
+    if text not in ("alone",):
+        with pytest.raises(ForgeRefused):
+            secret_in(file)()
 
 
 def test_a_token_that_others_read_is_refused(tmp_path: Path) -> None:
@@ -319,9 +328,95 @@ def test_a_token_that_others_read_is_refused(tmp_path: Path) -> None:
     file.write_text(TOKEN)
     file.chmod(0o644)
     with pytest.raises(ForgeRefused, match="chmod 600"):
-        token_in(file)()
+        token_in(file, SETTINGS)()
     with pytest.raises(ForgeRefused):
-        token_in(tmp_path / "none")()
+        token_in(tmp_path / "none", SETTINGS)()
+
+
+def kept_for(address: str, folder: Path) -> Path:
+    file = folder / "token"
+    file.write_text(f"{TOKEN} {address}\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_of_settings_sends_the_token_to_no_other_forge(kind: str, tmp_path: Path) -> None:
+    honest, hostile = furnished(), furnished()
+    with serve(kind, honest) as own, serve(kind, hostile) as other:
+        file = kept_for(f"{own}/{REPOSITORY}", tmp_path)
+        for server in (own, other):
+            settings = ForgeSettings(kind=kind, server=server, repository=REPOSITORY)
+            with closing(forge_of(settings, token_in(file, settings))) as forge:
+                if server == own:
+                    assert forge.find(MERGED) is not None
+                    continue
+                with pytest.raises(ForgeRefused) as caught:
+                    forge.find(MERGED)
+        assert caught.value.reason == "ForgeServerChanged"
+        assert TOKEN not in str(caught.value)
+    assert honest.calls
+    assert hostile.calls == []
+
+
+@pytest.mark.parametrize(
+    ("server", "repository", "address", "sent"),
+    [
+        ("https://forge.example", "acme/state", "https://forge.example", True),
+        ("https://forge.example/", "acme/state", "https://FORGE.example:443/", True),
+        ("https://forge.example", "acme/state", "https://forge.example/acme", True),
+        ("https://forge.example/git", "acme/state", "https://forge.example/git/acme/state", True),
+        ("https://forge.example", "acme/state-2", "https://forge.example/acme/state", False),
+        ("https://forge.example", "mallory/state", "https://forge.example/acme/state", False),
+        (
+            "https://forge.example",
+            "acme/state/../../mallory/state",
+            "https://forge.example/acme/state",
+            False,
+        ),
+        ("https://forge.example/acme/state/%2e%2e", "x/y", "https://forge.example/acme/state", False),
+        ("https://forge.example.evil.example", "acme/state", "https://forge.example", False),
+        ("https://forge.example\\evil.example", "acme/state", "https://forge.example/acme/state", False),
+        ("https://forge.example:8443", "acme/state", "https://forge.example", False),
+        ("http://forge.example", "acme/state", "https://forge.example", False),
+        ("https://forge.example", "acme/state", "forge.example", False),
+        ("https://forge.example", "acme/state", "https://u:p@forge.example", False),
+        ("https://forge.example", "acme/state", "https://forge.example?x", False),
+        ("https://forge.example", "acme/state", "https://[x", False),
+    ],
+)
+def test_a_token_is_for_its_address_and_what_lies_below_it(
+    server: str, repository: str, address: str, sent: bool, tmp_path: Path
+) -> None:
+    settings = ForgeSettings(kind="gitlab", server=server, repository=repository)
+    read = token_in(kept_for(address, tmp_path), settings)
+    if sent:
+        assert read() == TOKEN
+        return
+    with pytest.raises(ForgeRefused) as caught:
+        read()
+    assert caught.value.reason == "ForgeServerChanged"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_carries_the_token_to_no_other_host(kind: str, status: int) -> None:
+    site, elsewhere = furnished(), furnished()
+    with serve(kind, elsewhere) as other, serve(kind, site) as server:
+        to = other.replace("127.0.0.1", "localhost")
+        site.fault = lambda _method, path: Answer(status, headers={"Location": f"{to}{path}"})
+        settings = ForgeSettings(kind=kind, server=server, repository=REPOSITORY)
+        with closing(forge_of(settings, lambda: TOKEN)) as forge:
+            calls = (
+                lambda: forge.find(MERGED),
+                lambda: forge.open_pull("request/one", "Ask", "text", []),
+                lambda: forge.comment(7, "text"),
+            )
+            for call in calls:
+                with pytest.raises(ForgeRefused) as caught:
+                    call()
+                assert caught.value.reason == "ForgeRedirects"
+    assert elsewhere.calls == []
 
 
 def test_the_page_to_open_a_pull_by_hand_is_made_from_the_settings() -> None:

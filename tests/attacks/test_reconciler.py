@@ -24,7 +24,7 @@ from capsule.store.git import init
 from capsule.transport.api import CallName, TransportError
 from capsule.trust.audit import verify_audit
 from capsule.trust.objects import file_bytes, files, parse_commit
-from capsule.trust.policy import signers_document
+from capsule.trust.published import signers_document
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.messages import Envelope, Report, decode
 from tests import town as towns

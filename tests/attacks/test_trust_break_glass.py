@@ -15,16 +15,17 @@ from capsule.documents.types import Claim
 from capsule.lifecycle import RequestRecords, read_records
 from capsule.trust.audit import verify_audit
 from capsule.trust.break_glass import unfit_to_acknowledge
-from capsule.trust.policy import InvalidPolicy, load_policy, signers_document
+from capsule.trust.policy_checks import InvalidPolicy, load_policy
+from capsule.trust.published import signers_document
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest
 from capsule.view.broken_glass import broken_glass
 from capsule.view.build import snapshot
 from capsule.view.events import events_of
 from capsule.view.model import OperationRow, RequestRow
-from capsule_agent import verify
+from capsule_agent import approvals
 from capsule_agent.protocol.messages import SignedText, Signers, decode
-from capsule_agent.verify import Refusal
+from capsule_agent.refusal import Refusal
 from tests.agent_fixtures import NOW, PRINCIPALS, Ask, signers_list
 from tests.town import POLICY, Town
 from tests.trust_history import (
@@ -108,6 +109,18 @@ def test_somebody_of_the_team_who_may_not_ask_otherwise() -> None:
         ("NotEntitled", glass_text(by="reconciler-1"), "reconciler-1", (GLASS,)),
         ("BreakGlassUnreasoned", glass_text('breakGlass: true\n  reason: "123456789"'), "alice", (GLASS,)),
         ("BreakGlassUnreasoned", glass_text('breakGlass: true\n  reason: "   1234   "'), "alice", (GLASS,)),
+        (
+            "BreakGlassUnreasoned",
+            glass_text('breakGlass: true\n  reason: "LEAKED: 123456789"'),
+            "alice",
+            (GLASS,),
+        ),
+        (
+            "BreakGlassUnreasoned",
+            glass_text('breakGlass: true\n  reason: " leaked:LEAKED:  123456789 "'),
+            "alice",
+            (GLASS,),
+        ),
         ("BadSignature", glass_text(), "bob", (GLASS,)),
         ("NoBreakGlass", glass_text(targets=("openai-chat", "mailer")), "alice", (GLASS,)),
     ],
@@ -118,7 +131,8 @@ def test_who_may_not_break_the_glass(reason: str, raw: bytes, by: str, rules: Se
 
 
 def test_ten_characters_are_a_reason() -> None:
-    assert asked(glass_text('breakGlass: true\n  reason: "1234567890"'))[1].verdict == "approved"
+    for why in ("1234567890", "LEAKED: 1234567890"):
+        assert asked(glass_text(f'breakGlass: true\n  reason: "{why}"'))[1].verdict == "approved"
 
 
 def test_a_request_that_does_not_say_so_is_not_broken_by_a_word() -> None:
@@ -208,14 +222,14 @@ def known(may: Mapping[str, Sequence[Any]] = GLASS_MAY) -> Signers:
 
 
 def breaks(ask: Ask, *words: SignedText, signers: Signers | None = None) -> bool:
-    return verify.breaks_glass(ask.order(), ask.evidence(*words), signers or known(), NOW)
+    return approvals.breaks_glass(ask.order(), ask.evidence(*words), signers or known(), NOW)
 
 
 def test_control_an_agent_takes_the_word_of_who_may() -> None:
     ask = Ask()
     assert breaks(ask, ask.signed_approval("alice", decision="break-glass"))
     assert not breaks(ask)
-    assert not verify.breaks_glass(ask.order(), None, known(), NOW)
+    assert not approvals.breaks_glass(ask.order(), None, known(), NOW)
     assert not breaks(ask, SignedText("{", ""))
 
 
@@ -256,11 +270,12 @@ def test_an_agent_wants_the_request_itself_and_a_rejection_refuses() -> None:
     said = ask.signed_approval("alice", decision="break-glass")
     order = replace(ask.order(), request_digest="sha256:" + "0" * 64)
     with pytest.raises(Refusal) as caught:
-        verify.breaks_glass(order, ask.evidence(said), known(), NOW)
+        approvals.breaks_glass(order, ask.evidence(said), known(), NOW)
     assert caught.value.reason == "RequestDigestDiffers"
     no_request = replace(ask.order(), request="")
-    assert not verify.breaks_glass(no_request, ask.evidence(said), known(), NOW)
-    assert not breaks(ask, *[said] * (verify.MAX_APPROVALS + 1))
+    assert not approvals.breaks_glass(no_request, ask.evidence(said), known(), NOW)
+    assert breaks(ask, *[said] * approvals.MAX_APPROVALS)
+    assert not breaks(ask, *[said] * (approvals.MAX_APPROVALS + 1))
     with pytest.raises(Refusal) as caught:
         breaks(ask, said, ask.signed_approval("bob", decision="reject"))
     assert caught.value.reason == "Rejected"
@@ -271,7 +286,7 @@ def test_the_word_is_no_approval() -> None:
     ask = Ask()
     said = ask.signed_approval("alice", decision="break-glass")
     with pytest.raises(Refusal) as caught:
-        verify.check_approvals(ask.order(), ask.evidence(said), known(), 1, NOW)
+        approvals.check_approvals(ask.order(), ask.evidence(said), known(), 1, NOW)
     assert caught.value.reason == "BreakGlassRefused"
 
 

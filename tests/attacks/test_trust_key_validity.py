@@ -10,7 +10,7 @@ import pytest
 
 from capsule.documents.check.tree import check_tree
 from capsule.documents.paths import AUDIT, MAIN
-from capsule.trust.audit import verify_audit
+from capsule.trust.audit import Proved, verify_audit
 from capsule.trust.key_validity import (
     Same,
     SeenOnAudit,
@@ -19,18 +19,15 @@ from capsule.trust.key_validity import (
     valid_at,
 )
 from capsule.trust.mainline import judge as judge_main
-from capsule.trust.policy import (
-    InvalidPolicy,
-    allowed_signers,
-    load_policy,
-    signer_of,
-    signers_document,
-)
+from capsule.trust.policy import signer_of
+from capsule.trust.policy_checks import InvalidPolicy, load_policy
+from capsule.trust.published import allowed_signers, signers_document
 from capsule.trust.pushes import Push, judge_push
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState
 from capsule.view.build import SnapshotCache, snapshot
 from capsule_agent.protocol import sshsig
+from tests.evidence_history import policy_of
 from tests.town import POLICY, TestClock, Town, principal
 from tests.trust_history import (
     CLAIMED,
@@ -229,6 +226,23 @@ def test_verification_judges_by_the_time_at_which_audit_took_it_in() -> None:
         audit.step({}, at=at(when))
         audit.step(audit.claim(request_text()), trailers=CLAIMED, at=at(MONDAY))
         assert audit.reason() == reason
+
+
+def test_a_proof_gone_on_from_judges_new_steps_by_their_own_time() -> None:
+    history = History.begun(files("bob"))
+    raw = request_text()
+    audit = Audit(history)
+    history.step(history.request(raw), merge=True)
+    audit.step({}, at=at(MONDAY))
+    kept: list[Proved] = []
+    assert verify_audit(history, history.root, history.tip, audit.tip, keep=kept.append).holds
+    history.step(history.approval("bob", raw), merge=True, at=0)
+    audit.step({}, at=at(WEDNESDAY))
+    audit.step(audit.claim(raw), trailers=CLAIMED, at=at(MONDAY))
+    assert audit.reason() == "ClaimNotApproved"
+    (before,) = kept
+    again = verify_audit(history, history.root, history.tip, audit.tip, resume=lambda _: before)
+    assert again == audit.verdict()
 
 
 def test_a_machine_whose_key_ended_writes_no_more() -> None:
@@ -446,3 +460,18 @@ def test_the_clock_is_not_read_twice_for_one_verdict(tmp_path: Path) -> None:
     reconciler.one_pass(patience=5.0)
     verdict = verify_audit(place.store, place.root, place.tip() or "", place.tip(AUDIT))
     assert (verdict.first_bad, verdict.commits > 0) == (None, True)
+
+
+def test_person_whose_last_key_ended_has_neither_account_nor_email_any_more() -> None:
+    """Whoever left has an account at the forge all the same: nobody may review with it."""
+    policy = load_policy(
+        dated("bob", 'validBefore: "2026-11-20T12:00:00Z"', policy_of("forge")), "policy.yaml"
+    )
+    before, after, unknown = (
+        policy_at(policy, at).spec.principals for at in (MONDAY - timedelta(days=5), MONDAY, None)
+    )
+    assert (len(before["bob"].keys), dict(before["bob"].forge)) == (1, {"github": 102})
+    for gone in (after["bob"], unknown["bob"]):
+        assert (gone.keys, dict(gone.forge), gone.email) == ((), {}, None)
+    assert after["carol"] == before["carol"]
+    assert after["carol"].forge

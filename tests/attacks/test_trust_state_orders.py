@@ -10,8 +10,10 @@ import pytest
 
 from capsule.documents.scalars import instant_text
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.generations import HOUR, LONGEST_AHEAD
 from tests.trust_history import (
     AGENT_KEY,
+    GENERATION,
     NOON,
     Audit,
     Files,
@@ -30,7 +32,7 @@ PINS = '{model: "gpt-5.1", version: "1.8.2", retries: 1}'
 SWITCHED = (("Capsule-Service", "openai-chat"), ("Capsule-Action", "disable"))
 DONE = (*SWITCHED, ("Capsule-Outcome", "succeeded"), ("Capsule-Reason", "Done"))
 AT = datetime(2026, 11, 23, 12, tzinfo=UTC)
-FOLDER = f"records/desired/openai-chat/{NOON}"
+FOLDER = f"records/desired/openai-chat/{GENERATION}"
 
 
 def begun(extra: str = OFF, **service: Any) -> Audit:
@@ -73,8 +75,8 @@ def executed() -> Audit:
         ({"name": "mailer"}, "InvalidRecord"),
         ({"ordered_at": AT + timedelta(days=2)}, "TimeMismatch"),
         ({"ordered_at": AT - timedelta(days=2)}, "TimeMismatch"),
-        ({"generation": NOON + 2 * 86_400}, "GenerationNotRising"),
-        ({"generation": 2**53 - 1}, "GenerationNotRising"),
+        ({"generation": GENERATION + 25 * HOUR}, "GenerationFarAhead"),
+        ({"generation": 2**53 - 1}, "GenerationFarAhead"),
     ],
 )
 def test_order_that_says_something_else(said: dict[str, Any], reason: str) -> None:
@@ -82,7 +84,7 @@ def test_order_that_says_something_else(said: dict[str, Any], reason: str) -> No
 
 
 def test_order_in_the_place_of_another_service_or_generation() -> None:
-    for place in (f"records/desired/mailer/{NOON}", f"records/desired/openai-chat/{NOON + 1}"):
+    for place in (f"records/desired/mailer/{GENERATION}", f"records/desired/openai-chat/{GENERATION + 1}"):
         audit = begun()
         (data,) = audit.state_order().values()
         name = b"mailer" if "mailer" in place else b"openai-chat"
@@ -100,7 +102,12 @@ def test_order_that_is_no_document() -> None:
 @pytest.mark.parametrize(("extra", "action"), [("", "disable"), (OFF, "enable"), ("", "configure")])
 def test_order_that_the_document_does_not_ask_for(extra: str, action: str) -> None:
     params = {"model": "gpt-5.1"} if action == "configure" else {}
-    assert told(begun(extra), action, params=params) == "StateOrderNotJustified"
+    audit = begun(extra)
+    assert told(audit, action, params=params) == "StateOrderNotJustified"
+    bad = audit.verdict().first_bad
+    assert bad is not None
+    said = {"disable": "the document says enabled", "enable": "the document says disabled"}
+    assert said.get(action, "does not ask for corrections") in bad.message
 
 
 @pytest.mark.parametrize(
@@ -153,7 +160,7 @@ def test_order_by_a_machine_that_this_commit_removes() -> None:
 
 
 def test_generation_used_again_or_lower() -> None:
-    for generation in (NOON - 1, 1):
+    for generation in (GENERATION - 1, 1):
         audit = executed()
         assert told(audit, generation=generation) == "GenerationNotRising"
     audit = executed()
@@ -161,9 +168,45 @@ def test_generation_used_again_or_lower() -> None:
     assert audit.reason() == "RecordChanged"
 
 
+def test_generation_that_would_make_agents_deaf_to_all_later_orders() -> None:
+    """A thief of a reconciler's key tells an agent the highest number there is: none would be above."""
+    assert told(begun(), generation=2**53 - 1) == "GenerationFarAhead"
+    assert told(begun(), generation=GENERATION + LONGEST_AHEAD + 1) == "GenerationFarAhead"
+    assert told(begun(), generation=GENERATION + LONGEST_AHEAD) is None
+
+
+def test_generation_of_a_commit_that_a_thief_dated_ahead_binds_nobody() -> None:
+    audit = begun()
+    years = 70 * 365 * 24 * HOUR
+    ahead = {"at": NOON + years // 1000}
+    at = AT + timedelta(milliseconds=years)
+    assert told(audit, generation=GENERATION + years, ordered_at=at, options=ahead) is None
+    assert told(audit, generation=GENERATION) is None
+    assert told(audit, generation=GENERATION + 1) is None
+    assert told(audit, generation=GENERATION + 1 - HOUR) == "GenerationNotRising"
+
+
+def test_generation_below_one_that_was_dated_ahead_once_that_time_has_come() -> None:
+    for early, verdict in ((1, None), (0, "GenerationNotRising")):
+        audit = begun()
+        ahead = {"at": NOON + 2 * 24 * 3600}
+        at = AT + timedelta(days=2)
+        assert (
+            told(audit, generation=GENERATION + LONGEST_AHEAD + early, ordered_at=at, options=ahead) is None
+        )
+        assert told(audit, generation=GENERATION) == verdict
+
+
+def test_generation_in_seconds_of_an_earlier_version_is_a_lower_one() -> None:
+    audit = begun()
+    assert told(audit, generation=NOON) is None
+    assert told(audit, generation=GENERATION) is None
+    assert told(audit, generation=NOON + 1) == "GenerationNotRising"
+
+
 def test_two_orders_to_a_service_in_one_commit() -> None:
     audit = begun()
-    files = audit.state_order() | audit.state_order(generation=NOON + 1)
+    files = audit.state_order() | audit.state_order(generation=GENERATION + 1)
     audit.step(files, subject="disable: 2 ordered", trailers=SWITCHED)
     assert audit.reason() == "GenerationNotRising"
 
@@ -219,7 +262,7 @@ def test_service_enabled_against_a_person_by_records_of_another_hour(
     result = audit.result(raw, action="disable", receipt=receipt, finished_at=at, recorded_at=at)
     audit.step(result, trailers=trailers)
     assert audit.reason() is None
-    assert told(audit, "enable", generation=NOON + 1) == verdict
+    assert told(audit, "enable", generation=GENERATION + 1) == verdict
 
 
 # ---- results ------------------------------------------------------------------------------------
@@ -233,7 +276,7 @@ def test_result_without_an_order_before_it() -> None:
     audit.step(audit.state_order() | audit.state_result(), trailers=DONE)
     assert audit.reason() == "ResultWithoutOrder"
     audit = ordered()
-    audit.step(audit.state_result(generation=NOON + 1), trailers=DONE)
+    audit.step(audit.state_result(generation=GENERATION + 1), trailers=DONE)
     assert audit.reason() == "ResultWithoutOrder"
 
 
@@ -275,6 +318,50 @@ def test_result_that_the_agent_did_not_give(said: dict[str, Any], reason: str) -
     assert audit.reason() == reason
 
 
+WITHDRAWN = {"outcome": "refused", "reason": "Tombstoned", "action": "", "outputs": {}}
+SUPERSEDED = {"outcome": "cancelled", "reason": "Superseded"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "verdict"),
+    [
+        ({}, {}, None),
+        ({"action": "disable"}, {"reason": "Tombstoned"}, None),
+        ({"action": "disable"}, {}, "ResultMismatch"),
+        ({"action": "enable"}, {}, "ResultMismatch"),
+        ({"action": "enable"}, {"reason": "Tombstoned"}, "ResultMismatch"),
+        ({}, {"reason": "Tombstoned"}, "ResultMismatch"),
+        ({}, {"outcome": "succeeded"}, "ResultMismatch"),
+        ({}, {"message": "all is well"}, "ResultMismatch"),
+        ({}, {"finished_at": AT}, "ResultMismatch"),
+        ({"reason": "Busy"}, {}, "ResultMismatch"),
+        ({"reason": "Busy"}, {"outcome": "refused", "reason": "Busy"}, "ResultMismatch"),
+        ({"outcome": "unknown", "reason": "NeverSeen"}, {"reason": "NeverSeen"}, "ResultMismatch"),
+        ({"action": "disable", "reason": "Busy"}, {"outcome": "refused"}, "ResultMismatch"),
+    ],
+)
+def test_order_called_superseded_that_the_agent_did_not_bury(
+    answer: dict[str, Any], said: dict[str, Any], verdict: str | None
+) -> None:
+    """Only the agent's own word that it never began, and never will, ends an order that was not executed."""
+    audit = ordered()
+    files = audit.state_result(answer=WITHDRAWN | answer, **(SUPERSEDED | said))
+    reason = str((SUPERSEDED | said)["reason"])
+    outcome = str((SUPERSEDED | said)["outcome"])
+    audit.step(files, trailers=(*SWITCHED, ("Capsule-Outcome", outcome), ("Capsule-Reason", reason)))
+    assert audit.reason() == verdict
+
+
+def test_superseded_order_switches_nothing() -> None:
+    audit = begun()
+    assert told(audit) is None
+    audit.step(audit.state_result(answer=WITHDRAWN, **SUPERSEDED), trailers=SWITCHED)
+    verdict = audit.verdict()
+    assert (verdict.first_bad, verdict.state_orders) == (None, 1)
+    audit.step(audit.state_result(answer=WITHDRAWN, **SUPERSEDED) | {f"{FOLDER}/x": b""}, trailers=SWITCHED)
+    assert audit.reason() == "UnexpectedRecord"
+
+
 @pytest.mark.parametrize("missing", ["receipt.json", "receipt.json.sig"])
 def test_result_without_its_receipt(missing: str) -> None:
     audit = ordered()
@@ -306,8 +393,8 @@ def test_file_that_is_no_record(path: str) -> None:
 
 def test_receipt_alone_in_a_later_commit() -> None:
     audit = executed()
-    other = audit.state_result(generation=NOON + 1)
-    path = f"records/desired/openai-chat/{NOON + 1}/receipt.json"
+    other = audit.state_result(generation=GENERATION + 1)
+    path = f"records/desired/openai-chat/{GENERATION + 1}/receipt.json"
     audit.step({path: other[path]}, trailers=DONE)
     assert audit.reason() == "UnexpectedRecord"
 

@@ -9,12 +9,23 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from capsule.documents.types import ForgeSettings
-from capsule.forge.api import Forge, RawPull, RawReview, ReviewState
+from capsule.forge.api import (
+    COMMENT_MARK,
+    Forge,
+    ForgeRefused,
+    PullHead,
+    RawPull,
+    RawReview,
+    RawWriter,
+    ReviewState,
+)
 from capsule.forge.choose import forge_of
 from capsule.testing.memory_forge import MemoryForge
-from tests.forge_servers import REPOSITORY, TOKEN, Account, Pull, Review, Site, serve
+from tests.forge_servers import NOBODY, REPOSITORY, TOKEN, Account, Answer, Pull, Review, Site, serve
 
 MERGED, HEAD, OLDER, BLOB = "a" * 40, "b" * 40, "c" * 40, "1" * 40
+OTHER_BLOB = "2" * 40
+FORKED = f"{7:040x}"
 PATH = "requests/2026/11/ask ä#1/request.yaml"
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PUSHED = {OLDER: AT - timedelta(hours=2), HEAD: AT - timedelta(hours=1)}
@@ -43,11 +54,13 @@ class Place:
     def merge(self) -> None:
         """alice's pull request 7 became MERGED; its head was HEAD, after OLDER."""
         if self.kind == "memory":
-            self.memory.merge(MERGED, RawPull(7, MERGED, HEAD, ALICE, ()), {PATH: BLOB})
+            self.memory.merge(MERGED, RawPull(7, MERGED, HEAD, ALICE, ()), {PATH: BLOB}, {PATH: OTHER_BLOB})
             return
         pull = Pull(7, self.site.accounts[ALICE], HEAD, merged=MERGED, pushes=list(PUSHED.items()))
         self.site.add(pull, MERGED)
+        pull.forked = FORKED
         self.site.files[HEAD, PATH] = BLOB
+        self.site.files[FORKED, PATH] = OTHER_BLOB
 
     def review(self, user: int, word: str, commit: str = HEAD, minutes: int = 0) -> None:
         """A review, given while `commit` was the head."""
@@ -59,6 +72,13 @@ class Place:
             return
         reviews = self.site.pulls[7].reviews
         reviews.append(Review(900 + len(reviews), account, word, commit, at))
+
+    def wrote(self, user: int | None, email: str) -> None:
+        """A commit of the pull request, by an account that the forge knows behind the e-mail, or none."""
+        if self.kind == "memory":
+            self.memory.written[7] = [*self.memory.written.get(7, ()), *[RawWriter(user, email)] * 2]
+            return
+        self.site.pulls[7].written.append((self.site.accounts[user] if user else None, email))
 
     def found(self) -> RawPull:
         pull = self.forge.find(MERGED)
@@ -92,6 +112,74 @@ def test_a_pull_request_is_told_by_its_number(place: Place) -> None:
     place.review(BOB, "approved")
     assert place.forge.pull(7) == place.found()
     assert place.forge.pull(8) is None
+
+
+def test_who_wrote_the_commits_is_told_by_account_where_the_forge_knows_it(place: Place) -> None:
+    place.merge()
+    place.wrote(BOB, "bob@example.com")
+    place.wrote(None, "ghost@example.com")
+    known = None if place.kind == "gitlab" else BOB
+    bob, ghost = RawWriter(known, "bob@example.com"), RawWriter(None, "ghost@example.com")
+    assert list(place.forge.writers(7)) == [bob, bob, ghost, ghost]
+
+
+def test_who_committed_is_told_beside_who_wrote_it(place: Place) -> None:
+    place.merge()
+    if place.kind == "memory":
+        return
+    place.wrote(BOB, "bob@example.com")
+    place.site.pulls[7].committed[0] = (place.site.accounts[CAROL], "carol@example.com", True)
+    bob, carol = (BOB, CAROL) if place.kind != "gitlab" else (None, None)
+    told = [RawWriter(bob, "bob@example.com"), RawWriter(carol, "carol@example.com")]
+    assert list(place.forge.writers(7)) == told
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_the_forge_itself_is_left_out_as_a_committer_where_it_verified_its_signature(
+    place: Place, verified: bool
+) -> None:
+    place.merge()
+    if place.kind == "memory":
+        return
+    web = Account(19864447, "web-flow")
+    place.wrote(None, "noreply@127.0.0.1")  # as an author it is nobody
+    place.site.pulls[7].committed[0] = (web, "noreply@127.0.0.1", verified)
+    told = place.forge.writers(7)
+    assert len(told) == (1 if verified and place.kind == "github" else 2)
+
+
+@pytest.mark.parametrize(("written", "claimed"), [(250, None), (400, None), (3, 4), (3, 2), (249, 250)])
+def test_commits_that_are_not_all_listed_tell_nothing(
+    place: Place, written: int, claimed: int | None
+) -> None:
+    place.merge()
+    if place.kind == "memory" or (claimed and place.kind != "github"):
+        return
+    for _ in range(written):
+        place.wrote(BOB, "bob@example.com")
+    place.site.pulls[7].claimed = claimed
+    with pytest.raises(ForgeRefused) as caught:
+        place.forge.writers(7)
+    assert caught.value.reason == "CommitsUntold"
+    place.site.pulls[7].written = place.site.pulls[7].written[:249]
+    place.site.pulls[7].claimed = None
+    assert len(place.forge.writers(7)) == 2 * min(written, 249)
+
+
+def test_no_commits_at_all_tell_nothing(place: Place) -> None:
+    place.merge()
+    if place.kind == "memory":
+        return
+    place.site.fault = lambda _, path: Answer(200, b"[]") if "/commits" in path else None
+    with pytest.raises(ForgeRefused) as caught:
+        place.forge.writers(7)
+    assert caught.value.reason == "CommitsUntold"
+
+
+def test_where_the_branch_left_main_is_told(place: Place) -> None:
+    place.merge()
+    assert place.forge.base(7) == FORKED
+    assert place.forge.blob_ids(FORKED, [PATH]) == {PATH: OTHER_BLOB}
 
 
 def test_a_commit_that_came_by_no_pull_request_has_none(place: Place) -> None:
@@ -153,3 +241,98 @@ def test_a_pull_request_is_opened_once_and_found_again(place: Place) -> None:
     if place.kind != "memory":
         pull = place.site.pulls[opened.number]
         assert (pull.title, pull.body, pull.reviewers) == ("Ask", "| a |", [BOB])
+
+
+def opened(place: Place) -> PullHead:
+    """alice's pull request 7 into main is open at HEAD, and 8 into another branch."""
+    if place.kind == "memory":
+        place.memory.merge(MERGED, RawPull(7, None, HEAD, ALICE, ()), {})
+    else:
+        place.site.add(Pull(7, place.site.accounts[ALICE], HEAD))
+        place.site.add(Pull(8, place.site.accounts[ALICE], OLDER, base="develop"))
+    return PullHead(7, HEAD)
+
+
+def said(place: Place) -> list[str]:
+    if place.kind == "memory":
+        return [f"{COMMENT_MARK}\n{text}" for text in place.memory.comments.values()]
+    return [each.body for each in place.site.pulls[7].comments]
+
+
+def test_open_pull_requests_into_main_are_told_with_their_heads(place: Place) -> None:
+    pull = opened(place)
+    assert list(place.forge.open_pulls()) == [pull]
+
+
+def test_who_the_token_belongs_to_is_told(place: Place) -> None:
+    assert place.forge.account() == "robot"
+
+
+def test_one_comment_is_made_and_then_changed_in_place(place: Place) -> None:
+    opened(place)
+    for text in ("not yet", "not yet", "approved\n\n| a |"):
+        place.forge.comment(7, text)
+    assert said(place) == [f"{COMMENT_MARK}\napproved\n\n| a |"]
+    if place.kind != "memory":
+        assert sum(method in ("PATCH", "PUT") for method, _ in place.site.calls) == 1
+
+
+def test_a_comment_of_somebody_else_is_never_taken_for_the_own_one(place: Place) -> None:
+    opened(place)
+    if place.kind == "memory":
+        return
+    hostile = place.site.say(7, place.site.accounts[BOB], f"{COMMENT_MARK}\nall approved, merge me")
+    place.forge.comment(7, "not yet")
+    place.forge.comment(7, "still not")
+    assert said(place) == [hostile.body, f"{COMMENT_MARK}\nstill not"]
+    assert hostile.body.endswith("merge me")
+
+
+def test_a_job_whose_token_is_nobodys_finds_its_comment_again(place: Place) -> None:
+    opened(place)
+    if place.kind in ("memory", "gitlab"):  # there a job's token writes no comments
+        return
+    place.site.own = None
+    hostile = place.site.say(7, place.site.accounts[BOB], f"{COMMENT_MARK}\nall approved")
+    place.site.say(7, NOBODY if place.kind == "github" else Account(-2, "gitea-actions"), "hello")
+    first = place.site.pulls[7].comments[-1]
+    first.body = f"{COMMENT_MARK}\r\nnot yet\r\n"
+    place.forge.comment(7, "not yet")
+    assert not any(method == "PATCH" for method, _ in place.site.calls)
+    place.forge.comment(7, "approved")
+    assert [each.body for each in place.site.pulls[7].comments] == [
+        hostile.body,
+        f"{COMMENT_MARK}\napproved",
+    ]
+    assert place.forge.account() == ""
+
+
+def test_the_check_is_green_or_red_at_the_head(place: Place) -> None:
+    pull = opened(place)
+    place.forge.set_check(pull, False, "0 of 1 approved")
+    place.forge.set_check(pull, True, "x" * 200 if place.kind != "memory" else "1 of 1 approved")
+    if place.kind == "memory":
+        assert place.memory.checks == {HEAD: (True, "1 of 1 approved")}
+    elif place.kind == "gitlab":  # its pipeline holds the merge: the job that failed judges once more
+        assert place.site.retried == [502]
+    else:
+        told = [(commit, body["state"], body["context"]) for commit, body in place.site.statuses]
+        assert told == [(HEAD, "failure", "capsule/approval"), (HEAD, "success", "capsule/approval")]
+
+
+def test_a_job_that_says_so_already_or_still_runs_is_left_alone(place: Place) -> None:
+    pull = opened(place)
+    if place.kind != "gitlab":
+        return
+    place.site.jobs[1] = ("capsule/approval", "running")
+    place.forge.set_check(pull, True, "")
+    place.site.jobs[1] = ("capsule/approval", "success")
+    place.forge.set_check(pull, True, "")
+    assert place.site.retried == []
+    place.forge.set_check(pull, False, "")
+    assert place.site.retried == [502]
+    for jobs in ([("build", "success")], []):
+        place.site.jobs = list(jobs)
+        with pytest.raises(ForgeRefused) as caught:
+            place.forge.set_check(pull, True, "")
+        assert caught.value.reason == "CheckMissing"

@@ -68,7 +68,13 @@ def test_what_it_leaves_out_it_says_so_and_a_second_person_can_be_added_by_uncom
     loaded = codec.load_as(Policy, policy.encode(), "policy.yaml")
     assert set(loaded.spec.principals) == {"alice", "bob", "reconciler-1"}
     assert loaded.spec.teams["reviewers"] == ("bob",)
-    assert [rule.match.action for rule in loaded.spec.rules[:3]] == ["runHealthCheck", "disable", "*"]
+    assert [rule.match.action for rule in loaded.spec.rules[:5]] == [
+        "runHealthCheck",
+        "disable",
+        "cancel",
+        "abort",
+        "*",
+    ]
     assert problems({**files, "policy.yaml": policy}) == []
 
 
@@ -103,18 +109,36 @@ def test_ci_definitions_ask_for_approval_by_the_check_of_that_name(path: str) ->
 
     text = rendered()[path]
     jobs = YAML(typ="safe").load(text)
-    names = {job.get("name", key) for key, job in jobs.get("jobs", jobs).items() if isinstance(job, dict)}
-    assert "capsule/approval" in names
+    assert path != ".gitlab-ci.yml" or "capsule/approval" in jobs
+    found = []
     for command in re.findall(r"capsule approval (?:[^\n\\|]|\\\n)*", text):
-        words = shlex.split(command.replace("\\\n", " "))[2:]
+        words = shlex.split(command.replace("\\\n", " ").replace('"${which[@]}"', "--open"))[2:]
         parsed = approval.make_context("approval", words, resilient_parsing=True).params
         assert parsed["form"] == "markdown"
-        assert parsed["target"]
+        assert parsed["target"] or (parsed["every"] and parsed["post"])
+        found.append(parsed)
+    assert any(each["post"] for each in found)
 
 
-def test_the_approval_check_runs_again_at_each_review_and_reads_only() -> None:
+def test_the_approval_check_is_judged_at_each_review_and_runs_nothing_of_a_pull_request() -> None:
     from ruamel.yaml import YAML
 
     workflow = YAML(typ="safe").load(rendered()[".github/workflows/capsule-approval.yml"])
-    assert {"pull_request", "pull_request_review"} <= set(workflow["on"])
-    assert set(workflow["permissions"].values()) == {"read"}
+    assert {"pull_request_target", "pull_request_review", "push"} <= set(workflow["on"])
+    assert workflow["permissions"] == {}
+    (job,) = workflow["jobs"].values()
+    assert job["permissions"] == {"contents": "read", "pull-requests": "write", "statuses": "write"}
+    (checkout,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["with"]["ref"] == "main"
+    assert not any("${{" in step.get("run", "") for step in job["steps"])
+
+
+def test_a_token_that_may_write_is_for_jobs_of_main_alone() -> None:
+    from ruamel.yaml import YAML
+
+    jobs = YAML(typ="safe").load(rendered()[".gitlab-ci.yml"])
+    may_write = {name for name, job in jobs.items() if "WRITE_TOKEN" in str(job)}
+    assert may_write == {"approvals of open merge requests"}
+    (rule,) = jobs["approvals of open merge requests"]["rules"]
+    assert '$CI_COMMIT_BRANCH == "main"' in rule["if"]
+    assert "MERGE_REQUEST" not in str(jobs["approvals of open merge requests"])

@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from capsule.cli import app
 from capsule_agent import Agent, Health
 
 POLICY = """\
@@ -147,6 +150,10 @@ class House:
         """The installed command, as `person`."""
         return run([*CAPSULE, "-C", str(at or self.state), *arguments], self.environment(person))
 
+    def told(self, *arguments: str, person: str = "alice", at: Path | None = None) -> Ran:
+        """What the command says and does, in this process."""
+        return invoked(["-C", str(at or self.state), *arguments], self.environment(person))
+
     def reconciling(self) -> subprocess.Popen[bytes]:
         """`capsule reconcile` as a process; the caller ends it."""
         log = (self.folder / "reconcile.log").open("ab")
@@ -175,6 +182,13 @@ CAPSULE = (sys.executable, "-m", "capsule")
 def run(command: list[str], environment: dict[str, str], stdin: str = "") -> Ran:
     done = subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=90)
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def invoked(arguments: Sequence[str], environment: dict[str, str]) -> Ran:
+    """What the command says and does, in this process: where the start of one is beside the point."""
+    cleared: dict[str, str | None] = dict.fromkeys(os.environ.keys() - environment.keys())
+    done = CliRunner().invoke(app, arguments, env={**cleared, **environment})
+    return Ran(done.exit_code, done.stdout, done.stderr)
 
 
 def environment(folder: Path, person: str) -> dict[str, str]:

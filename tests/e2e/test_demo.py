@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.installation import CAPSULE, Ran, environment, run, wait_for
+from tests.e2e.installation import CAPSULE, Ran, environment, invoked, run, wait_for
 
 
 def _git(state: Path, *arguments: str) -> str:
@@ -35,7 +35,7 @@ def test_the_demo_once_proves_everything_it_says(tmp_path: Path) -> None:
     state = place / "state"
 
     def capsule(*arguments: str) -> Ran:
-        return run([*CAPSULE, "-C", str(state), *arguments], settings)
+        return invoked(["-C", str(state), *arguments], settings)
 
     _git(state, "fsck", "--strict")
     signers = tmp_path / "allowed_signers"
@@ -114,7 +114,8 @@ def test_the_demo_ends_all_its_processes_when_it_is_interrupted(
             stderr=told,
         )
     try:
-        wait_for(lambda: said in output.read_text(), 60)
+        wait_for(lambda: said in output.read_text() or process.poll() is not None, 120)
+        assert process.poll() is None, output.read_text()
     finally:
         process.send_signal(number)
         code = process.wait(30)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.installation import CAPSULE, House, Ran, run, wait_for
+from tests.e2e.installation import CAPSULE, House, Ran, invoked, run, wait_for
 from tests.git_servers import assert_sound, bare_repository, hook, http_git, sshd
 
 TOKEN = "correct-horse-battery-staple"
@@ -33,10 +33,12 @@ class Office:
 
     def capsule(self, who: str, *arguments: str, at: Path | None = None) -> Ran:
         """The command in the clone of `who`, with what only they have in their environment."""
-        environment = {**self.house.environment(who), **self.variables.get(who, {})}
-        ran = run([*CAPSULE, "-C", str(at or self.clone_of(who)), *arguments], environment)
+        ran = run([*CAPSULE, "-C", str(at or self.clone_of(who)), *arguments], self.environment(who))
         self.said += ran.out + ran.err
         return ran
+
+    def environment(self, who: str) -> dict[str, str]:
+        return {**self.house.environment(who), **self.variables.get(who, {})}
 
     def clone_of(self, who: str) -> Path:
         return self.house.state if who == "alice" else self.house.folder / f"clone-of-{who}"
@@ -59,7 +61,8 @@ class Office:
         return self.capsule("reconciler", "reconcile", "--once", "--key", str(key))
 
     def phase(self, who: str, name: str) -> str:
-        return str(json.loads(self.capsule(who, "show", name, "--json").out)["phase"])
+        shown = invoked(["-C", str(self.clone_of(who)), "show", name, "--json"], self.environment(who))
+        return str(json.loads(shown.out)["phase"])
 
     def branches(self, prefix: str) -> list[str]:
         """What the server itself has."""

@@ -26,12 +26,12 @@ def _approve(house: House, name: str, person: str = "bob") -> None:
 
 
 def _phase(house: House, name: str) -> str:
-    return str(json.loads(house.capsule("show", name, "--json").out)["phase"])
+    return str(json.loads(house.told("show", name, "--json").out)["phase"])
 
 
 def _verify_with_ssh_keygen(house: House, branch: str, path: str, person: str, namespace: str) -> int:
     signers = house.folder / "signers"
-    signers.write_text(house.capsule("policy", "allowed-signers").out)
+    signers.write_text(house.told("policy", "allowed-signers").out)
     signature = house.folder / "signature"
     signature.write_text(house.git("show", f"{branch}:{path}.sig"))
     document = house.git("show", f"{branch}:{path}")

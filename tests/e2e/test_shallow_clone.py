@@ -30,15 +30,15 @@ def served(house: House, tmp_path: Path) -> Iterator[str]:
 
 def _work(house: House, why: str) -> None:
     """Alice asks for a health check, the reconciler executes it."""
-    ran = house.capsule("request", "runHealthCheck", "openai-chat", "--reason", why)
+    ran = house.told("request", "runHealthCheck", "openai-chat", "--reason", why)
     assert ran.code == 0, ran.err
-    done = house.capsule("reconcile", "--once")
+    done = house.told("reconcile", "--once")
     assert done.code == 0, done.err
 
 
 def _clone(house: House, url: str, *options: str) -> Path:
     place = house.folder / "small"
-    ran = house.capsule("clone", url, str(place), "--shallow", *options, person="carol", at=house.folder)
+    ran = house.told("clone", url, str(place), "--shallow", *options, person="carol", at=house.folder)
     assert ran.code == 0, ran.err
     return place
 
@@ -57,27 +57,27 @@ def test_a_shallow_clone_shows_what_is_and_says_what_it_cannot_prove(house: Hous
 
     def rows(verb: str, at: Path) -> object:
         keys = ("name", "status", "phase", "model", "version")
-        listed = json.loads(house.capsule(verb, "--json", at=at, person="carol").out)
+        listed = json.loads(house.told(verb, "--json", at=at, person="carol").out)
         return [{key: row.get(key) for key in keys} for row in listed]
 
     for verb in ("services", "requests"):
         assert rows(verb, place) == rows(verb, house.state)
-    assert "HistoryMissing" in house.capsule("services", at=place).err
-    assert house.capsule("check", at=place).code == 0
-    assert house.capsule("check", "main", at=place).code == 0
-    log = house.capsule("log", at=place)
+    assert "HistoryMissing" in house.told("services", at=place).err
+    assert house.told("check", at=place).code == 0
+    assert house.told("check", "main", at=place).code == 0
+    log = house.told("log", at=place)
     assert (log.code, log.out.count("\n"), "not in this clone" in log.out) == (0, 3, True), log.out
 
-    told = house.capsule("audit", "verify", "--root", house.root, at=place)
+    told = house.told("audit", "verify", "--root", house.root, at=place)
     _told(told, "HistoryMissing")
     assert f"git -C {place} fetch --unshallow" in told.err
     key = house.state / ".git" / "capsule" / "reconciler_ed25519"
-    _told(house.capsule("reconcile", "--once", "--key", str(key), at=place), "HistoryMissing")
+    _told(house.told("reconcile", "--once", "--key", str(key), at=place), "HistoryMissing")
 
     house.git("fetch", "--quiet", "--unshallow", at=place)
-    proved = house.capsule("audit", "verify", "--root", house.root, at=place)
+    proved = house.told("audit", "verify", "--root", house.root, at=place)
     assert (proved.code, "1 operation proved" in proved.out) == (0, True), proved.out
-    assert "HistoryMissing" not in house.capsule("services", at=place).err
+    assert "HistoryMissing" not in house.told("services", at=place).err
 
 
 def test_the_dashboard_of_a_shallow_clone_follows_the_server(house: House, served: str) -> None:
@@ -101,25 +101,25 @@ def test_the_dashboard_of_a_shallow_clone_follows_the_server(house: House, serve
 
 def test_clones_without_a_root_and_clones_that_cut_main(house: House, served: str) -> None:
     place = _clone(house, served)
-    assert house.capsule("services", at=place).code == 0
-    assert f"git -C {place} config capsule.root {house.root}" in house.capsule("doctor", at=place).out
+    assert house.told("services", at=place).code == 0
+    assert f"git -C {place} config capsule.root {house.root}" in house.told("doctor", at=place).out
 
     cut = house.folder / "cut"
     house.git("clone", "--quiet", "--depth=1", "--no-single-branch", served, str(cut), at=house.folder)
     for options in (("--root", house.root), ()):  # neither "another repository" nor a wrong first commit
-        _told(house.capsule(*options, "services", at=cut), "HistoryMissing")
-        _told(house.capsule(*options, "audit", "verify", at=cut), "HistoryMissing")
+        _told(house.told(*options, "services", at=cut), "HistoryMissing")
+        _told(house.told(*options, "audit", "verify", at=cut), "HistoryMissing")
     house.git("fetch", "--quiet", "--unshallow", at=cut)
-    assert house.capsule("--root", house.root, "audit", "verify", at=cut).code == 0
+    assert house.told("--root", house.root, "audit", "verify", at=cut).code == 0
 
 
 def test_a_partial_clone_is_named_and_mended_by_the_commands_it_prints(house: House, served: str) -> None:
     place = house.folder / "partial"
     house.git("clone", "--quiet", "--filter=blob:none", served, str(place), at=house.folder)
-    told = house.capsule("--root", house.root, "audit", "verify", at=place)
+    told = house.told("--root", house.root, "audit", "verify", at=place)
     _told(told, "IncompleteClone")
     commands = [line.strip() for line in told.err.splitlines() if line.startswith("  git ")]
     assert len(commands) == 2
     for command in commands:
         subprocess.run(command.split(), env=house.environment(), check=True, capture_output=True)
-    assert house.capsule("--root", house.root, "audit", "verify", at=place).code == 0
+    assert house.told("--root", house.root, "audit", "verify", at=place).code == 0

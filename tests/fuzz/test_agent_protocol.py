@@ -314,11 +314,11 @@ def test_any_wsgi_environment_is_answered(
 ) -> None:
     started: list[tuple[str, list[tuple[str, str]]]] = []
     environ = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "CONTENT_TYPE": kind}
-    environ |= {"wsgi.input": io.BytesIO(data)} | ({} if length is None else {"CONTENT_LENGTH": length})  # type: ignore[dict-item]
+    environ |= {"wsgi.input": io.BytesIO(data)} | ({} if length is None else {"CONTENT_LENGTH": length})  # type: ignore[dict-item]  # WSGI
     app = wsgi.wsgi_app(echo(), lambda: None)
     sent = b"".join(
         app(environ, lambda status, headers, exc_info=None: started.append((status, headers)) or bytes)
-    )  # type: ignore[func-returns-value]
+    )  # type: ignore[func-returns-value]  # it starts, and returns nothing
     ((status, headers),) = started
     assert int(status[:3]) in (200, 400, 403, 404, 405, 411, 413, 415)
     assert dict(headers)["Content-Length"] == str(len(sent))

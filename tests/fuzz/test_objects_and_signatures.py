@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from capsule.documents.problems import InvalidDocument
 from capsule.trust import objects
 from capsule.trust.objects import BadObject, parse_commit, parse_tree
-from capsule.trust.policy import InvalidPolicy, allowed_signers, load_policy, signer_of
+from capsule.trust.policy import signer_of
+from capsule.trust.policy_checks import InvalidPolicy, load_policy
+from capsule.trust.published import allowed_signers
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.sshsig import BadKey, BadSignature, PrivateKey, PublicKey
 from tests.fuzz.fuzzing import fuzz, spoiled
@@ -27,7 +29,7 @@ OTHER_HEADERS = b"encoding UTF-8\nmergetag object " + b"a" * 40 + b"\n type comm
 
 
 def commit(**options: object) -> bytes:
-    return HISTORY.objects[HISTORY.raw_commit(TREE, ["a" * 40], **options)][1]  # type: ignore[arg-type]
+    return HISTORY.objects[HISTORY.raw_commit(TREE, ["a" * 40], **options)][1]  # type: ignore[arg-type]  # as named
 
 
 def documented(error: Exception) -> None:

@@ -366,3 +366,12 @@ def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None
             agent.serve_unix(path)
     assert not path.exists()
     agent.close()
+
+
+def test_a_socket_path_longer_than_the_system_takes_is_named(tmp_path: Path) -> None:
+    agent = make_agent(tmp_path)
+    long = tmp_path / ("x" * 120) / "agent.sock"
+    with pytest.raises(OSError, match="bytes: choose a shorter one") as raised:
+        agent.serve_unix(long)
+    assert raised.value.filename == str(long)
+    agent.close()

@@ -11,6 +11,7 @@ import pytest
 
 from capsule.documents.codec import load_as
 from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES, STATUS, RequestFolder
+from capsule.documents.scalars import instant_text
 from capsule.documents.types import ServiceStatus
 from capsule.lifecycle import Records, StateOperation, read_records
 from capsule.reconciler import Reconciler
@@ -169,7 +170,7 @@ def test_another_reconciler_orders_anew_when_the_first_was_silent_too_long(
     assert said(town) == ["disable open"], "within the lease the order is the first one's"
     for _ in range(4):
         later(town, other, minutes=2)
-    assert said(town) == ["disable open", "disable succeeded"]
+    assert said(town) == ["disable cancelled", "disable succeeded"], "what it replaced is settled, too"
     first, second = orders(town)
     assert second.generation > first.generation
     assert (first.order.spec.reconciler, second.order.spec.reconciler) == ("reconciler-1", "reconciler-2")
@@ -289,7 +290,9 @@ def test_the_loop_breaker_stops_an_agent_that_drifts_back_until_people_know_of_i
         later(town, reconciler, minutes=6)
     assert said(town) == ["configure succeeded"] * 3
     assert "CorrectionStopped" in {item.type for item in status(town).spec.conditions}
-    town.request("acknowledge-1", action="acknowledge", params={"condition": "CorrectionStopped"})
+    (since,) = (item.since for item in status(town).spec.conditions if item.type == "CorrectionStopped")
+    told = {"condition": "CorrectionStopped", "since": instant_text(since)}
+    town.request("acknowledge-1", action="acknowledge", params=told)
     adapter.springs = False
     for _ in range(2):
         later(town, reconciler, minutes=6)

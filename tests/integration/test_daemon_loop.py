@@ -9,18 +9,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from capsule.daemon import Manager, Metrics, NotTakenOver, Turn, Wishes, run, set_up_logs
+from capsule.daemon import Manager, Metrics, NotTakenOver, Turn, Wishes, run, run_once, set_up_logs
+from capsule.documents.codec import load_as
 from capsule.documents.paths import AUDIT
-from capsule.documents.types import AgentAddress
+from capsule.documents.types import AgentAddress, ServiceStatus
 from capsule.reconciler import Reconciler
 from capsule.store.api import RemoteUnreachable, Store, StoreError
 from capsule.testing.memory_store import MemoryStore
 from capsule.transport.api import CallName
+from capsule.trust.objects import file_bytes, read_commit
 from tests.agent_fixtures import key
 from tests.town import TestClock, Town
 
@@ -351,3 +354,36 @@ def test_what_does_not_end_in_time_is_left_to_the_journal(town: Town) -> None:
     again.close()
     assert "rotateKey openai-chat: succeeded" in town.audit_subjects()
     assert town.keys["openai-chat"].created == 1
+
+
+class GoingClock:
+    """The town's clock, that goes on by itself."""
+
+    def __init__(self, town: Town) -> None:
+        self._clock = town.clock
+        self._began = time.monotonic()
+
+    def now(self) -> datetime:
+        return self._clock.now() + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return time.monotonic() - self._began
+
+    def nonce(self) -> str:
+        return self._clock.nonce()
+
+
+def test_once_ends_when_the_status_tells_of_what_it_did(town: Town) -> None:
+    clock = GoingClock(town)
+    transport, signer = town.transport, key("reconciler-1")
+    first = Reconciler(town.store, transport, signer, name="reconciler-1", root=town.root, clock=clock)
+    assert run_once(first, seconds=30.0).quiet
+    town.request("disable-1", action="disable", params={"reason": "leaked"})
+    second = Reconciler(town.store, transport, signer, name="reconciler-1", root=town.root, clock=clock)
+    assert run_once(second, seconds=30.0).quiet
+    tip = town.tip(AUDIT)
+    assert tip is not None
+    path = "status/openai-chat.yaml"
+    data = file_bytes(town.store, read_commit(town.store, tip).tree, path)
+    status = load_as(ServiceStatus, data or b"", path).spec
+    assert (status.enabled, status.reason) == (False, "DisabledByRequest")

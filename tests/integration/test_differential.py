@@ -27,7 +27,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from capsule.trust.objects import BadObject, parse_commit, read_commit
-from capsule.trust.policy import allowed_signers, load_policy, signer_of
+from capsule.trust.policy import signer_of
+from capsule.trust.policy_checks import load_policy
+from capsule.trust.published import allowed_signers
 from capsule_agent.protocol import sshsig
 from capsule_agent.protocol.sshsig import BadSignature
 from tests.trust_history import History, key, policy_text

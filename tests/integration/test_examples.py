@@ -31,6 +31,7 @@ import boto3
 import pytest
 
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.ids import operation_id, request_digest
 from capsule_agent.protocol.messages import (
     Approval,
     ApprovedRequest,
@@ -46,8 +47,6 @@ from capsule_agent.protocol.messages import (
     decode,
     encode,
     instant_text,
-    operation_id,
-    request_digest,
 )
 from capsule_agent.protocol.messages import Report as AgentReport
 from capsule_agent.protocol.sshsig import PrivateKey, PublicKey

@@ -239,7 +239,7 @@ def test_nothing_is_recorded_twice_and_comments_alone_are_not_recorded(place: Pl
     place.review(BOB, minutes=3)
     place.town.clock.advance(seconds=EVERY + 1)
     place.passes(reconciler)
-    assert [len(each.spec.reviews) for each in place.attestations()] == [1, 4]
+    assert [len(each.spec.reviews) for each in place.attestations()] == [1, 2]
     assert place.outcome() == "succeeded"
     reconciler.close()
 
@@ -273,6 +273,29 @@ def test_a_forge_that_lies_executes_nothing(tmp_path: Path, lie: Lie) -> None:
     place.review()
     reconciler = place.reconciler()
     place.passes(reconciler)
+    assert place.outcome() is None
+    reconciler.close()
+
+
+def test_what_rests_on_reviews_is_not_begun_where_the_last_look_at_them_failed(place: Place) -> None:
+    """Held, approved, and the forge away: the approval may be dismissed by now."""
+    place.review()
+    place.town.transport.fail("http://openai-chat.invalid", *["unreachable"] * 3)
+    reconciler = place.reconciler()
+    place.passes(reconciler)
+    assert len(place.attestations()) == 1
+    assert place.outcome() is None
+    place.forge.fail(*[EvidenceUnavailable("ForgeUnreachable", "away")] * 2)
+    place.town.clock.advance(seconds=EVERY + 1)
+    place.passes(reconciler)
+    for _ in range(2):
+        place.town.clock.advance(seconds=4)
+        place.passes(reconciler)
+        assert place.outcome() is None
+    place.review(BOB, "dismissed", 1)
+    place.town.clock.advance(seconds=LONGEST_PAUSE)
+    place.passes(reconciler)
+    assert len(place.attestations()) == 2
     assert place.outcome() is None
     reconciler.close()
 

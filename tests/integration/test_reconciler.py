@@ -205,7 +205,7 @@ def test_an_order_whose_answer_is_lost_is_asked_about_and_executed_once(town: To
     reconciler = town.reconciler()
     town.settle(reconciler)
     town.request()
-    town.transport.fail("http://openai-chat.invalid", fault)  # type: ignore[arg-type]
+    town.transport.fail("http://openai-chat.invalid", fault)  # type: ignore[arg-type]  # one of its words
     town.settle(reconciler)
     assert town.keys["openai-chat"].history == ["key-1"]
     assert town.audit_subjects().count(CLAIMED) == 1
@@ -219,7 +219,7 @@ def test_a_reconciler_killed_between_claim_and_result_goes_on_after_its_restart(
     first = town.reconciler()
     town.settle(first)
     town.request()
-    town.transport.fail("http://openai-chat.invalid", fault)  # type: ignore[arg-type]
+    town.transport.fail("http://openai-chat.invalid", fault)  # type: ignore[arg-type]  # one of its words
     while CLAIMED not in town.audit_subjects():
         first.one_pass(patience=5.0)
     town.settle(restarted(town, first))
@@ -317,7 +317,7 @@ def test_an_agent_that_answers_nonsense_delays_no_other(tmp_path: Path, fault: s
     reconciler = town.reconciler()
     town.settle(reconciler)
     town.request(targets=("stripe-pay",))
-    town.transport.fail("http://openai-chat.invalid", *[fault] * 50)  # type: ignore[list-item]
+    town.transport.fail("http://openai-chat.invalid", *[fault] * 50)  # type: ignore[list-item]  # one of its words
     town.clock.advance(minutes=1)
     town.settle(reconciler)
     assert town.keys["stripe-pay"].history == ["key-1"]
@@ -384,7 +384,7 @@ def test_a_change_of_health_is_committed(town: Town) -> None:
     reconciler = town.reconciler()
     town.settle(reconciler)
     down = HealthReport("DOWN", "no upstream", "2026-11-23T12:00:00Z")
-    town.agents["openai-chat"].health(lambda: down)  # type: ignore[arg-type, return-value]
+    town.agents["openai-chat"].health(lambda: down)  # type: ignore[arg-type, return-value]  # plain data
     town.clock.advance(minutes=1)
     town.settle(reconciler)
     assert town.audit_subjects()[-1] == "status openai-chat: HEALTHY → UNHEALTHY (HealthDown)"

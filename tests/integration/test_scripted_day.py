@@ -90,7 +90,7 @@ def day(tmp_path: Path) -> Iterator[Day]:
     town = Town(tmp_path, services=SERVICES, policy=DAY)
     made = Day(town)
     for name in SERVICES:
-        town.agents[name].health(lambda name=name: Health(made.health.get(name, "UP"), ""))  # type: ignore[misc,arg-type]
+        town.agents[name].health(lambda name=name: Health(made.health.get(name, "UP"), ""))  # type: ignore[misc,arg-type]  # words
 
     def move(value: str) -> None:
         made.region = value

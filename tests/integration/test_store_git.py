@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -536,6 +538,42 @@ def test_maintenance_packs_and_loses_nothing(store: GitStore, bare: Path) -> Non
     store.publish([RefUpdate(AUDIT, store.refs()[AUDIT], kept)])
     with pytest.raises(MissingObject):
         store.read("5" * 40)
+
+
+def test_maintenance_waits_until_there_is_enough_to_pack(store: GitStore, bare: Path) -> None:
+    tip = advance(store, AUDIT, {"records/1": b"1"})
+    store.maintenance(when_due=True)
+    assert packs(bare) == 0
+    for number in range(9_000):  # git looks at one folder of 256 and infers the others
+        data = b"blob 4\0%04d" % number
+        oid = hashlib.sha1(data).hexdigest()
+        path = bare / "objects" / oid[:2] / oid[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(zlib.compress(data, 0))
+    store.maintenance(when_due=True)
+    assert packs(bare) == 1
+    assert store.read(tip)[0] == "commit"
+
+
+def test_maintenance_is_broken_off_without_loss(store: GitStore, bare: Path) -> None:
+    tip = advance(store, AUDIT, {"records/1": b"1"})
+    ending = threading.Event()
+    ending.set()
+    store.maintenance(ending=ending)
+    assert store.read(tip)[0] == "commit"
+    store.maintenance()
+    assert packs(bare) == 1, "nothing of the first keeps the second from its work"
+
+
+def test_maintenance_that_git_refuses_is_told_with_its_words(store: GitStore, bare: Path) -> None:
+    (bare / "gc.pid").write_text(f"{os.getpid()} {socket.gethostname()}")
+    with pytest.raises(StoreError, match="already running"):
+        store.maintenance()
+
+
+def packs(bare: Path) -> int:
+    """How many packs git reads: one without an index was broken off, and counts for nothing."""
+    return len(list((bare / "objects" / "pack").glob("*.idx")))
 
 
 # --- opening, and the working tree -----------------------------------------------------------------------

@@ -21,7 +21,8 @@ from capsule.documents.types import (
 from capsule.lifecycle import Observation, OperationRecord, Records, RequestRecords
 from capsule.lifecycle.records import Month
 from capsule.trust.state import InForce, JudgedRequest, MainState, SignersInForce
-from capsule_agent.protocol.messages import ActionInfo, HealthReport, JournalMark, Report, operation_id
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import ActionInfo, HealthReport, JournalMark, Report
 from capsule_agent.protocol.sshsig import PrivateKey
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

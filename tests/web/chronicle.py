@@ -3,7 +3,7 @@ reconciler would have written it. Keys are made from fixed seeds: they guard not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ from capsule.store.api import Draft, Person, RefUpdate
 from capsule.testing.memory_store import MemoryStore
 from capsule.view.heartbeat import HEARTBEAT_FILE, Heartbeat, Probe, encode_heartbeat
 from capsule_agent.protocol import sshsig
-from capsule_agent.protocol.messages import Approval, ApprovedRequest, operation_id
+from capsule_agent.protocol.ids import operation_id
+from capsule_agent.protocol.messages import Approval, ApprovedRequest
 from capsule_agent.protocol.sshsig import PrivateKey
 
 PEOPLE = ("alice", "bob", "carol")
@@ -165,8 +166,9 @@ class Chronicle:
         subject: str,
         trailers: Mapping[str, str] | None = None,
         who: str = RECONCILER,
+        branches: Sequence[str] = (),
     ) -> str:
-        """A signed commit on audit that takes in the tip of main."""
+        """A signed commit on audit that takes in the tip of main, and requests from their branches."""
         audit, main = self.store.refs().get(AUDIT, self.root), self.ref(MAIN)
         data = {
             path: codec.emit(value) if isinstance(value, Document) else value for path, value in edits.items()
@@ -178,7 +180,7 @@ class Chronicle:
         draft = Draft(
             base=audit,
             edits=data,
-            parents=parents,
+            parents=(*parents, *branches),
             message=message,
             author=Person(who, f"{who}@example.com"),
             at=self.now,

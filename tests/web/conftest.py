@@ -54,9 +54,9 @@ class Complaints:
         page.on("requestfailed", lambda request: self.all.append(f"{request.url}: {request.failure}"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for a file, no longer: until it ends, no other test of this thread can use asyncio."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         yield chromium

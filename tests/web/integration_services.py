@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 from capsule.documents.scalars import instant_text
 from capsule.testing.memory_store import MemoryStore
@@ -76,7 +78,27 @@ ROLLOUT = "20261121-rotate-llm-h4t0"
 
 
 def integration_services(store: MemoryStore | None = None) -> Chronicle:
-    """The history, ending at NOW with a living reconciler."""
+    """The history, ending at NOW with a living reconciler; in a store of its own where none is given."""
+    if store is not None:
+        return _told(store)
+    written = _written()
+    story = copy(written)
+    story.services = dict(written.services)
+    story.store = MemoryStore()
+    for kind, data in written.store.objects():
+        story.store.put(kind, data)
+    for name, oid in written.store.all_refs().items():
+        story.store.set_ref(name, oid)
+    return story
+
+
+@cache
+def _written() -> Chronicle:
+    """The history that is written once in a process, and never given away."""
+    return _told(MemoryStore())
+
+
+def _told(store: MemoryStore) -> Chronicle:
     story = Chronicle(NOW - timedelta(days=40), _files(), store)
     _first_pass(story)
     _requests(story)

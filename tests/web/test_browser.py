@@ -84,6 +84,28 @@ def test_on_a_phone_rows_are_cards(served: Served, open_page: Open) -> None:
     assert card.bounding_box()["height"] > 150
 
 
+def test_on_a_phone_the_filter_is_folded_and_elsewhere_it_is_not(served: Served, open_page: Open) -> None:
+    page, complaints = open_page(served.at("/"), viewport=PHONE)
+    expect(page.get_by_label("Find")).not_to_be_visible()
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("Find").fill("stripe")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.reload()
+    expect(page.get_by_label("Find")).to_be_visible()
+    page.goto(served.at("/requests"))
+    page.set_viewport_size({"width": 1280, "height": 740})
+    expect(page.get_by_label("Find")).to_be_visible()
+    expect(page.get_by_text("Filter", exact=True)).not_to_be_visible()
+    assert complaints.all == []
+
+
+def test_on_a_phone_a_pin_has_a_line_of_its_own(served: Served, open_page: Open) -> None:
+    page, _ = open_page(served.at("/services/embeddings"), viewport=PHONE)
+    table = page.locator("table.compare").bounding_box()
+    for pin in page.locator(".compare tbody th").all():
+        assert pin.bounding_box()["width"] > table["width"] - 4
+
+
 def test_the_keyboard_reaches_the_content_first(served: Served, open_page: Open) -> None:
     page, _ = open_page(served.at("/"))
     page.keyboard.press("Tab")
@@ -148,7 +170,7 @@ def test_an_open_page_says_that_the_reconciler_died(living: Served, open_page: O
     expect(page.locator(".pulse")).to_contain_text("alive")
     living.story.now += timedelta(minutes=6)
     _look_again(page)
-    expect(page.locator(".pulse")).to_contain_text("silent for 5 minutes")
+    expect(page.locator(".pulse")).to_contain_text("silent for 6 minutes")
     expect(page.locator("tbody .pill").first).to_have_text("Stale")
     living.story.beat(probes(living.story))
     _look_again(page)

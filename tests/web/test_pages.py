@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from capsule.store.api import NotARepository, Store
 from capsule.web.app import create_app
-from tests.web.chronicle import Chronicle, service_text
+from tests.web.chronicle import POLICY_TEXT, Chronicle, service_text
 from tests.web.integration_services import NOW, ROTATE_OPENAI, ROTATE_TWO, integration_services, probes
 
 PAGES = (
@@ -309,6 +309,83 @@ def test_the_trail_goes_on_page_by_page(desk: Desk) -> None:
     # Another process, or this one started again, was never handed that commit.
     fresh = Desk(desk.story)
     assert fresh.get(f"/api/v1/audit?before={seen[100]}").json["items"][0]["commit"] == seen[100]
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("/opanai-chat", "/services/openai-chat"),
+        ("/service/embeddings/", "/services/embeddings"),
+        ("/reqests", "/requests"),
+        (f"/{ROTATE_TWO}", f"/requests/{ROTATE_TWO}"),
+    ],
+)
+def test_a_wrong_address_leads_on(settled: Desk, path: str, address: str) -> None:
+    answer = settled.get(path)
+    assert (answer.status_code, "There is no page at this address" in answer.text) == (404, True)
+    assert f'Did you mean <a href="{address}">' in answer.text
+    assert '<a href="/audit">the audit trail</a>' in answer.text
+
+
+def test_a_wrong_address_is_told_even_where_the_repository_cannot_be_read() -> None:
+    def broken() -> Store:
+        raise NotARepository("gone")
+
+    answer = create_app(broken, "f" * 40, lambda: NOW).test_client().get("/nowhere")
+    assert (answer.status_code, "Did you mean" in answer.text) == (404, False)
+
+
+def test_a_wrong_address_of_the_api_names_its_index(settled: Desk) -> None:
+    assert settled.get("/api/v1/nowhere").json["hint"] == "/api/v1 lists what there is."
+
+
+@pytest.mark.parametrize("path", ["/", "/requests", "/services/stripe-payments"])
+def test_an_active_freeze_is_shown_until_it_ends(desk: Desk, path: str) -> None:
+    told = "team=billing is frozen until 2026-12-01 00:00 UTC: Month end"
+    tag = desk.get("/api/v1/services").headers["ETag"]
+    assert told in desk.get(path).text
+    desk.story.now += timedelta(days=8)
+    assert told not in desk.get(path).text
+    assert desk.get("/api/v1/services", If_None_Match=tag).status_code == 200
+
+
+def test_a_service_that_is_switched_otherwise_needs_attention_and_says_why_once(desk: Desk) -> None:
+    why = "the vendor is down"
+    condition = {
+        "type": "DisabledByRequest", "reason": "DisabledByRequest", "message": why,
+        "since": "2026-11-23T14:00:00Z",
+    }  # fmt: skip
+    path = "services/llm/openai-chat.yaml"
+    status = desk.story.status(
+        path, "DISABLED", "DisabledByRequest", enabled=False, message=why, conditions=[condition]
+    )
+    desk.story.record(status, "openai-chat: DISABLED")
+    desk.story.beat({**probes(desk.story), "openai-chat": desk.story.probe(3, enabled=False)})
+    text = desk.get("/").text
+    assert "5 of 8 services need attention" in text
+    assert text.count(why) == 1
+    assert "<b>enabled</b> false, not true" in text
+    assert text.index(">openai-chat<") < text.index(">anthropic-messages<")
+
+
+def test_a_broken_glass_is_no_failed_approval() -> None:
+    service = service_text("chat", labels={"env": "prod"}, pins={"version": "1"})
+    policy = POLICY_TEXT.replace(
+        "approvals: [{team: reviewers, count: 1}]",
+        "breakGlass: {team: operators}\n      approvals: [{team: reviewers, count: 1}]",
+        1,
+    )
+    desk = Desk(Chronicle(NOW, {"policy.yaml": policy, "services/chat.yaml": service}))
+    desk.story.request(
+        "20261123-rotate-chat-a1b2", "rotateKey", ("chat",), reason="Nobody else is awake now", branch=True,
+        approvals={"alice": "break-glass"}, more={"breakGlass": True},
+    )  # fmt: skip
+    desk.story.beat({})
+    text = desk.get("/requests").text
+    assert 'class="vote break-glass"' in text
+    assert ">break-glass</span> by <b>alice</b>" in text
+    assert "signature</span>" not in text
+    assert "acted without approvals" in desk.get("/requests/20261123-rotate-chat-a1b2").text
 
 
 def test_a_commit_of_another_branch_is_never_shown_as_the_trail(desk: Desk) -> None:

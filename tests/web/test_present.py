@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from markupsafe import Markup
 
+from capsule.view.build import snapshot
+from capsule.view.model import ConditionRow, ServiceRow
 from capsule.web import present
+from tests.web.integration_services import integration_services
 
 NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def row() -> ServiceRow:
+    story = integration_services()
+    seen = snapshot(story.store, story.store.refs(), story.root, story.now)
+    return next(row for row in seen.services if row.name == "openai-chat")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +31,15 @@ NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
         (timedelta(minutes=-59), "59 minutes ago"),
         (timedelta(hours=-1), "1 hour ago"),
         (timedelta(days=-29), "29 days ago"),
-        (timedelta(days=-61), "2 months ago"),
+        (timedelta(days=-61), "61 days ago"),
+        (timedelta(days=-120), "4 months ago"),
+        (timedelta(days=-500), "16 months ago"),
+        (timedelta(hours=-26), "26 hours ago"),
+        (timedelta(days=7, seconds=-20), "in 7 days"),
+        (timedelta(days=90, seconds=-20), "in 90 days"),
+        (timedelta(hours=48, seconds=-1), "in 2 days"),
+        (timedelta(minutes=60, seconds=-1), "in 1 hour"),
+        (timedelta(seconds=-45), "just now"),
         (timedelta(days=-800), "2 years ago"),
         (timedelta(days=12), "in 12 days"),
         (timedelta(seconds=30), "just now"),
@@ -91,3 +110,14 @@ def test_every_state_has_a_tone_and_an_icon_and_an_unknown_one_is_quiet() -> Non
 )
 def test_another_sentence_can_follow(text: str, shown: str) -> None:
     assert present.sentence(text) == shown
+
+
+def test_what_a_condition_says_is_said_once(row: ServiceRow) -> None:
+    down, key = ConditionRow("A", "A", "the vendor is down"), ConditionRow("KeyOverdue", "KeyOverdue", "")
+    disabled = replace(row, status="DISABLED", message="the vendor is down", conditions=(down, key, key))
+    assert present.condition_texts(disabled) == ["KeyOverdue"]
+    # A message of a healthy service is not shown in its row.
+    assert present.condition_texts(replace(disabled, status="HEALTHY")) == [
+        "the vendor is down",
+        "KeyOverdue",
+    ]

@@ -11,7 +11,9 @@ from dataclasses import replace
 from capsule_agent.conformance.retell import Vector, retold
 from capsule_agent.conformance.session import Nonconformance, Session, Verdict, in_minutes
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.generations import HOUR, LONGEST_AHEAD
 from capsule_agent.protocol.messages import Evidence, Signers, SignersList
+from capsule_agent.protocol.strict_json import MAX_INTEGER
 
 
 def expect(verdict: Verdict, outcome: str, reason: str = "") -> None:
@@ -258,6 +260,17 @@ def generations_only_rise(session: Session) -> None:
     expect(session.verdict(session.desired("disable", 0, reason="x")), "refused", "GenerationMissing")
     if not session.report("enabled").enabled:
         raise Nonconformance("an older desired state was taken up again")
+
+
+def generation_far_ahead_is_refused(session: Session) -> None:
+    """An order dated more than 24 hours ahead is refused, and makes the agent deaf to nothing."""
+    session.generation += 2
+    for ahead in (LONGEST_AHEAD + HOUR, MAX_INTEGER - session.generation):
+        far = session.desired("disable", session.generation + ahead, reason="test")
+        expect(session.verdict(far), "refused", "GenerationFarAhead")
+    off, on = session.generation - 1, session.generation
+    expect(session.verdict(session.desired("disable", off, reason="conformance")), "succeeded")
+    expect(session.verdict(session.desired("enable", on, reason="")), "succeeded")
 
 
 def disabled_agent_takes_orders(session: Session) -> None:

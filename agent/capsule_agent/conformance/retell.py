@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from capsule_agent.conformance.keys import FILLERS
 from capsule_agent.conformance.session import Nonconformance, Session
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.ids import desired_state_id, operation_id, request_digest
 from capsule_agent.protocol.messages import (
     Approval,
     ApprovedRequest,
@@ -24,12 +25,9 @@ from capsule_agent.protocol.messages import (
     Evidence,
     SignedText,
     SignersList,
-    desired_state_id,
     from_value,
     instant,
     instant_text,
-    operation_id,
-    request_digest,
 )
 from capsule_agent.protocol.sshsig import BadSignature, PublicKey
 
@@ -140,7 +138,10 @@ class _Retelling:
         return self.words.get(value, value) if isinstance(value, str) else value
 
     def _params(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """The vector's parameters and other ones than these are the plan's, and other ones than these."""
+        """The vector's parameters and other ones than these are the plan's, and other ones than these; those
+        of a desired-state order are told at another time."""
+        if "grace" not in value:
+            return {**value, "generation": value["generation"] + self.shift // timedelta(milliseconds=1)}
         plan = self.session.plan
         usual = value["grace"] == "24h"
         rest = {key: part for key, part in value.items() if key != "grace"}

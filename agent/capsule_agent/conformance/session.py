@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from capsule_agent.conformance.caller import Answered, Caller
 from capsule_agent.conformance.keys import FILLERS, KeyRing
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.generations import generation_at
+from capsule_agent.protocol.ids import desired_state_id, operation_id, request_digest
 from capsule_agent.protocol.messages import (
     Approval,
     ApprovedRequest,
@@ -31,11 +33,8 @@ from capsule_agent.protocol.messages import (
     SignedText,
     SignersList,
     decode,
-    desired_state_id,
     encode,
     instant_text,
-    operation_id,
-    request_digest,
 )
 from capsule_agent.protocol.sshsig import BadSignature, PublicKey
 from capsule_agent.protocol.strict_json import InvalidMessage
@@ -84,7 +83,7 @@ class Session:
 
     def __post_init__(self) -> None:
         """Serials and generations only ever rise, over all runs with the same keys."""
-        self.serial = self.generation = int(time.time() * 1000)
+        self.serial = self.generation = generation_at(datetime.now(UTC))
 
     # ---- asking ---------------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ _OWN = (
     orders.order_in_another_namespace,
     orders.signed_bytes_are_what_counts,
     orders.generations_only_rise,
+    orders.generation_far_ahead_is_refused,
     orders.disabled_agent_takes_orders,
     orders.journal_rises,
 )

@@ -8,7 +8,6 @@ transports. JSON Schemas generated from these types are published under docs/spe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import types
@@ -266,25 +265,6 @@ class Envelope(Message):
     signature: str
     evidence: Evidence | None = None
     signers: SignersList | None = None
-
-
-def request_digest(data: bytes) -> str:
-    """`sha256:…` of a document's bytes."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def operation_id(repository: str, request: str, digest: str, service: str) -> str:
-    """The id of one action on one service: no clock, no attempt number."""
-    return _hash_of("operation", repository, request, digest, service)
-
-
-def desired_state_id(repository: str, service: str, digest: str, generation: int) -> str:
-    """The id of a desired-state order: it has no request, and `generation` only ever rises."""
-    return _hash_of("desired-state", repository, service, digest, str(generation))
-
-
-def _hash_of(*parts: str) -> str:
-    return hashlib.sha256(strict_json.canonical(list(parts))).hexdigest()
 
 
 def instant(text: str) -> datetime:

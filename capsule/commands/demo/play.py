@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
@@ -86,9 +87,15 @@ def _end(stage: Stage, narrator: Narrator, story: Story, *, stay: bool) -> None:
     facts = {"state repository": str(stage.state), "root": story.root}
     if stay:
         facts["dashboard"] = story.dashboard
-        facts["look around"] = f"capsule -C {stage.state} services"
+        facts["look around"] = f"{_command()} -C {stage.state} services"
         facts["stop"] = "Ctrl-C"
     narrator.summary(facts, passed, len(story.checks) - passed)
+
+
+def _command() -> str:
+    """The capsule that runs this, by its whole path: it may lie in an environment that nobody entered."""
+    beside = Path(sys.executable).with_name("capsule")
+    return str(beside) if beside.is_file() else "capsule"
 
 
 class _Play:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from capsule.documents.check.people import people_of
 from capsule.documents.check.sources import Loc, Source
@@ -20,23 +20,6 @@ def check_evidence(source: Source[Policy], settings: Source[Capsule] | None) -> 
     for at, rule in enumerate(source.document.spec.rules):
         if rule.approvals and rule.evidence != "signature":
             yield from _rule(source, settings, rule, ("spec", "rules", at, "evidence"))
-    yield from _unguarded_forge(source)
-
-
-def _unguarded_forge(source: Source[Policy]) -> Iterator[Problem]:
-    """Who may name the forge alone may name one of their own, whose reviews say what they like."""
-    rules = source.document.spec.rules
-    if not any(rule.match.action and rule.approvals and rule.evidence == "forge" for rule in rules):
-        return
-    for at, rule in enumerate(rules):
-        if rule.match.change == "settings" and not rule.approvals:
-            message = (
-                "whoever changes the settings alone may name a forge whose reviews they write themselves"
-            )
-            hint = "ask an approval for changes of settings, or take signatures alone"
-            yield source.problem(
-                ("spec", "rules", at), "ForgeUnguarded", message, hint=hint, severity="warning"
-            )
 
 
 def _shared_accounts(source: Source[Policy]) -> Iterator[Problem]:
@@ -68,10 +51,9 @@ def _rule(
     source: Source[Policy], settings: Source[Capsule] | None, rule: Rule, loc: Loc
 ) -> Iterator[Problem]:
     change = rule.match.change
-    if change == "policy" or (change and rule.evidence == "forge"):
+    if change == "policy":
         message = f"a change of {change} is judged by signatures: {rule.evidence} is not taken for it"
-        hint = "evidence: signature" if change == "policy" else "evidence: merge, or signature"
-        yield source.problem(loc, "EvidenceNotTaken", message, hint=hint, severity="warning")
+        yield source.problem(loc, "EvidenceNotTaken", message, hint="evidence: signature", severity="warning")
         return
     forge = settings.document.spec.forge if settings else None
     if settings and forge is None and rule.evidence == "forge":
@@ -80,13 +62,28 @@ def _rule(
         yield source.problem(loc, "EvidenceOfNobody", message, hint=hint, severity="warning")
     for need in rule.approvals:
         people = people_of(source.document, (need.team,))
-        known = sum(_is_known(source.document.spec.principals[name], rule, forge) for name in people)
+        unknown = [
+            name for name in people if not _is_known(source.document.spec.principals[name], rule, forge)
+        ]
+        known = len(people) - len(unknown)
+        if known >= need.count and rule.evidence == "forge":
+            yield from _without_account(source, need.team, unknown)
         if known < need.count:
             message = (
                 f'only {known} of "{need.team}" can be told by {rule.evidence}, {need.count} must approve'
             )
             hint = "add their `forge` ids" if rule.evidence == "forge" else "add their `email`"
             yield source.problem(loc, "EvidenceOfNobody", message, hint=hint, severity="warning")
+
+
+def _without_account(source: Source[Policy], team: str, people: Sequence[str]) -> Iterator[Problem]:
+    for name in sorted(people):
+        message = (
+            f'"{name}" may approve for "{team}", and has no account at the forge: reviews count for nobody'
+        )
+        loc: Loc = ("spec", "principals", name)
+        hint = "add `forge` with the number of the account"
+        yield source.problem(loc, "AccountMissing", message, hint=hint, severity="warning")
 
 
 def _is_known(principal: Principal, rule: Rule, forge: ForgeSettings | None) -> bool:

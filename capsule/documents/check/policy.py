@@ -148,9 +148,8 @@ def _unsatisfiable(source: Source[Policy], rule: Rule, loc: Loc) -> Iterator[Pro
         if most < need.count:
             message = f'{need.count} of "{need.team}" must approve, and there are {most} beside the requester'
             where = (*loc, "approvals", at, "count")
-            yield source.problem(
-                where, "UnsatisfiableRule", message, f"at most {most}", "add people to the team"
-            )
+            expected = f"at most {most}" if most else ""
+            yield source.problem(where, "UnsatisfiableRule", message, expected, "add people to the team")
 
 
 def _covers(earlier: Match, later: Match) -> bool:

@@ -19,10 +19,10 @@ REASONS: dict[str, str] = {
     "SharedEmail": "Two principals have one e-mail, so a merge would not say whose it is.",
     "EvidenceOfNobody": "A rule takes reviews or merges, and too few of its people have the account or "
     "e-mail by which these are told apart. They can still sign.",
-    "ForgeUnguarded": "A rule takes what the forge says, and one person alone may change the settings that "
-    "name the forge: to a server of their own, which also gets the reconciler's token.",
-    "EvidenceNotTaken": "A rule names weaker evidence than is ever taken for such a change: it is judged by "
-    "signatures.",
+    "AccountMissing": "A rule takes reviews at the forge, and somebody who may approve has no account number "
+    "there in the policy: reviews of theirs count for nobody.",
+    "EvidenceNotTaken": "A rule names weaker evidence than is ever taken for a change of policy: it is "
+    "judged by signatures.",
     "UnknownPrincipal": "A person or machine that the policy does not list.",
     "UnknownTeam": "A team that the policy does not list.",
     "BadMatch": "A rule must name either an action or a change.",

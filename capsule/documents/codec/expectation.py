@@ -19,7 +19,9 @@ _FORMS = {
     WORD: 'a word of ASCII letters and digits, such as "rotateKey"',
     r"^sha256:[0-9a-f]{64}$": '"sha256:" and 64 hex digits',
     r"^[0-9a-f]{40}$": "40 hex digits",
-    r"^ssh-ed25519 [A-Za-z0-9+/]{68}( .{0,200})?$": 'an OpenSSH public key, "ssh-ed25519 AAAA…"',
+    r"^ssh-ed25519 [A-Za-z0-9+/]{68}( .{0,200})?$": (
+        'an OpenSSH public key of type ssh-ed25519, the only one that works: "ssh-ed25519 AAAA…"'
+    ),
     r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$": 'letters, digits, "-", "_" or ".", at most 63',
     r"^[^\s@<>]+@[^\s@<>]+$": "a mail address",
 }

@@ -285,5 +285,11 @@ class _Reader:
     def _syntax(self, error: MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        lines = self._text.split("\n")
+        if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+            self.problems.append(
+                Problem(self._path, line, column, "BadSyntax", "a tab", "spaces", "indent with spaces")
+            )
+            return
         words = [part for part in (error.context, error.problem) if part]
         self.problems.append(Problem(self._path, line, column, "BadSyntax", shown(", ".join(words))[:200]))

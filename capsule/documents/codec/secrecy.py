@@ -15,7 +15,16 @@ from capsule.documents.problems import InvalidDocument, Problem
 from capsule.documents.secrets import SecretFinding, findings, fingerprint, redacted, redacted_value
 
 MACHINE_KINDS = frozenset(
-    {"ServiceStatus", "Claim", "Result", "Refusal", "Attestation", "StateOrder", "StateResult"}
+    {
+        "ServiceStatus",
+        "Claim",
+        "Result",
+        "Refusal",
+        "Attestation",
+        "ChangeAttestation",
+        "StateOrder",
+        "StateResult",
+    }
 )
 """What reconcilers write, on audit: what is in it was looked through before."""
 

@@ -247,7 +247,7 @@ def _problem(
     reason = _REASONS.get(code, "WrongType")
     if on_key:
         line, column = key_place(node, loc)
-        message = f"the key {quoted(str(loc[-1]))} has another form"
+        message = f"{quoted(str(loc[-1]))} is not a valid name here"
         expected = form(item["ctx"]["pattern"])
         return Problem(path, line, column, reason, message, expected, look_alikes(str(loc[-1])))
     line, column = place(node, loc)

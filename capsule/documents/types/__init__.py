@@ -43,6 +43,8 @@ from capsule.documents.types.desired import (
 from capsule.documents.types.observed import (
     Attestation,
     AttestationSpec,
+    ChangeAttestation,
+    ChangeAttestationSpec,
     Claim,
     ClaimSpec,
     Condition,
@@ -60,6 +62,7 @@ from capsule.documents.types.observed import (
     StateResult,
     StateResultSpec,
     StatusSpec,
+    Writer,
 )
 from capsule.documents.types.policy import (
     ApprovalRule,
@@ -82,6 +85,7 @@ ANY_DOCUMENT = (
     Result,
     Refusal,
     Attestation,
+    ChangeAttestation,
     StateOrder,
     StateResult,
 )
@@ -95,6 +99,7 @@ AnyDocument = (
     | Result
     | Refusal
     | Attestation
+    | ChangeAttestation
     | StateOrder
     | StateResult
 )
@@ -111,6 +116,8 @@ __all__ = [
     "Capsule",
     "CapsuleSpec",
     "ChangeApproval",
+    "ChangeAttestation",
+    "ChangeAttestationSpec",
     "ChangeKind",
     "ChangedPath",
     "Claim",
@@ -162,4 +169,5 @@ __all__ = [
     "StateResult",
     "StateResultSpec",
     "StatusSpec",
+    "Writer",
 ]

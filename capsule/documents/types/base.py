@@ -36,6 +36,7 @@ EventKind = Literal[
     "KeyDueSoon",
     "KeyOverdue",
     "KeyChangedOutsideCapsule",
+    "SecretInReport",
     "TrustOutdated",
     "ServiceOffline",
     "ServiceUnhealthy",

@@ -33,7 +33,8 @@ class Limits(Part):
         default=50,
         ge=1,
         le=100,
-        description="Most services one request may name, in percent of all (one is always allowed)",
+        description="Most services one request may name, in percent of all (one is always allowed; "
+        "a disable may name any share)",
     )
 
 
@@ -109,7 +110,6 @@ class CapsuleSpec(Part):
     """Identity and settings of the whole repository."""
 
     title: Line = Field(default="", description="Shown by the dashboard")
-    audit_branch: Literal["audit"] = Field(default="audit", description="Branch that reconcilers write")
     limits: Limits = Field(default=Limits(), description="Safety limits")
     probe: ProbeSettings = Field(default=ProbeSettings(), description="Defaults of probing")
     correction: Correction = Field(default=Correction(), description="How often drift is corrected")

@@ -29,6 +29,8 @@ from capsule.documents.types.base import (
     Scalar,
 )
 
+AccountId = Annotated[int, Field(ge=1, le=2**53 - 1)]
+
 
 class Condition(Part):
     """One thing that is so, since when, and why."""
@@ -185,6 +187,9 @@ class Refusal(Document):
     spec: RefusalSpec = Field(description="Why")
 
 
+_REVIEWS = "The latest word of each account, as told; of few accounts that the policy gives to nobody"
+
+
 class Review(Part):
     """One review of a pull request, as the forge's API said it: the raw fact, nothing judged."""
 
@@ -220,7 +225,7 @@ class AttestationSpec(Part):
     targets: Annotated[Mapping[Name, Digest], Field(max_length=100_000)] = Field(
         description="SHA-256 of agent, labels and pins of every target in force"
     )
-    reviews: tuple[Review, ...] = Field(default=(), max_length=500, description="All reviews, as told")
+    reviews: tuple[Review, ...] = Field(default=(), max_length=500, description=_REVIEWS)
     reconciler: Name = Field(description="Principal that asked the forge and signs the commit")
     observed_at: Instant = Field(description="The reconciler's clock")
 
@@ -232,12 +237,59 @@ class Attestation(Document):
     spec: AttestationSpec = Field(description="What the forge said")
 
 
+class Writer(Part):
+    """An author or a committer of a commit, as far as the forge tells: neither proves anything of anybody."""
+
+    user: AccountId | None = Field(
+        default=None, description="Account that the forge found behind the e-mail; none where it found none"
+    )
+    email: Line = Field(default="", description="What the commit says: anybody may write any")
+
+
+class ChangeAttestationSpec(Part):
+    """What a forge said of the pull request that brought changes of documents to main."""
+
+    forge: ForgeKind = Field(description="Kind of forge: github, gitlab or gitea (Forgejo too)")
+    server: Line = Field(description="Host of the forge")
+    repository: Line = Field(description="Repository there, as owner/name")
+    number: int = Field(ge=1, le=2**53 - 1, description="Number of the pull or merge request")
+    revision: CommitId = Field(description="Commit of main that audit had taken in: it counts from there on")
+    steps: Annotated[tuple[CommitId, ...], Field(min_length=1, max_length=64)] = Field(
+        description="Commits of main that the pull request became, says the forge of each"
+    )
+    merged: CommitId = Field(description="The last of them, says the forge of the pull request")
+    head: CommitId = Field(description="Last commit of the pull request when it was merged")
+    author: int = Field(ge=1, le=2**53 - 1, description="Numeric account id of who opened it")
+    writers: Annotated[tuple[Writer, ...], Field(max_length=500)] = Field(
+        default=(), description="Authors and committers of its commits, each once"
+    )
+    paths: Annotated[Mapping[BlobPath, CommitId | None], Field(min_length=1, max_length=256)] = Field(
+        description="Blob ids at the head, by path; null for a document that is not there"
+    )
+    bases: Annotated[Mapping[BlobPath, CommitId | None], Field(min_length=1, max_length=256)] = Field(
+        description="Blob ids where its branch left main (the merge base), by path; null for no document"
+    )
+    reviews: tuple[Review, ...] = Field(default=(), max_length=500, description=_REVIEWS)
+    reconciler: Name = Field(description="Principal that asked the forge and signs the commit")
+    observed_at: Instant = Field(description="The reconciler's clock")
+
+
+class ChangeAttestation(Document):
+    """`records/changes/…/attestation-<n>.yaml`: the reviews of a pull request that changed documents."""
+
+    kind: Literal["ChangeAttestation"] = Field(description="Kind of the document")
+    spec: ChangeAttestationSpec = Field(description="What the forge said")
+
+
 class StateOrderSpec(Part):
     """That this reconciler tells the agent to be as the service's document says."""
 
     service: Name = Field(description="Service that is told")
     generation: int = Field(
-        ge=1, le=2**53 - 1, description="Rises with every such order; agents refuse a lower one"
+        ge=1,
+        le=2**53 - 1,
+        description="Unix time in milliseconds, rising with every such order; agents refuse a lower one, "
+        "and one more than 24 hours ahead of their clock",
     )
     document_digest: Digest = Field(description="SHA-256 of the service's document in force")
     op_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Id of the operation")

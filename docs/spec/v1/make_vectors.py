@@ -13,10 +13,13 @@ import hashlib
 import json
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from capsule_agent.protocol import sshsig, strict_json
+from capsule_agent.protocol.generations import HOUR, LONGEST_AHEAD, generation_at
+from capsule_agent.protocol.ids import desired_state_id, operation_id, request_digest
 from capsule_agent.protocol.messages import (
     Approval,
     ApprovedRequest,
@@ -31,16 +34,15 @@ from capsule_agent.protocol.messages import (
     SignerEntry,
     Signers,
     SignersList,
-    desired_state_id,
     encode,
-    operation_id,
-    request_digest,
 )
 
 REPOSITORY = "6f1c" * 10
 SERVICE = "openai-chat"
 NAME = "20261123-rotate-openai-chat-k3f9"
 REQUEST = b"apiVersion: capsule/v1\nkind: ActionRequest\n# any text: agents hash it and read nothing of it\n"
+GENERATION = generation_at(datetime(2026, 11, 23, 12, tzinfo=UTC))
+FAR_AHEAD = GENERATION + LONGEST_AHEAD + HOUR
 PEOPLE = ("owner", "alice", "bob", "carol", "mallory", "reconciler-1", "agent")
 
 
@@ -216,6 +218,12 @@ def order_cases() -> list[Case]:
         "params": {"grace": "24h", "generation": 1},
         "op_id": desired_state_id(told.repository, told.service, told.request_digest, 1),
     }
+    far = {
+        "request": "",
+        "action": "disable",
+        "params": {"generation": FAR_AHEAD},
+        "op_id": desired_state_id(told.repository, told.service, told.request_digest, FAR_AHEAD),
+    }
     shared = SignerEntry((key("bob").public.text,), ("approve",))
     mixed = SignerEntry((key("mallory").public.text,), ("approve", "order"))
     return [
@@ -227,6 +235,7 @@ def order_cases() -> list[Case]:
         Case("order for another service", "OrderForOtherService", changed(service="other")),
         Case("order of another repository", "OrderForOtherRepository", changed(repository="ab" * 20)),
         Case("order leaves out the request", "RequestMissing", changed(**unasked)),
+        Case("generation far ahead", "GenerationFarAhead", changed(**far)),
         Case("order signed by another", "OrderForged", envelope(told, good, by="bob"), "problem"),
         Case(
             "sender is not a reconciler",
@@ -292,8 +301,8 @@ def vectors() -> dict[str, Any]:
         "ids.json": {
             "operation": {"of": [REPOSITORY, NAME, digest, SERVICE], "id": told.op_id},
             "desiredState": {
-                "of": [REPOSITORY, SERVICE, digest, 7],
-                "id": desired_state_id(REPOSITORY, SERVICE, digest, 7),
+                "of": [REPOSITORY, SERVICE, digest, GENERATION],
+                "id": desired_state_id(REPOSITORY, SERVICE, digest, GENERATION),
             },
             "requestDigest": {"text": REQUEST.decode(), "digest": digest},
         },

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 import capsule_agent
 from capsule_agent.protocol import messages, sshsig, strict_json
+from capsule_agent.protocol.ids import desired_state_id, operation_id
 from capsule_agent.protocol.messages import Envelope, Message, Receipt, decode, encode
 from capsule_agent.protocol.sshsig import BadKey, BadSignature, PrivateKey, PublicKey
 from capsule_agent.protocol.strict_json import InvalidMessage
@@ -119,8 +120,8 @@ def test_an_agent_answers_the_vectors_as_they_say(maker: ModuleType, tmp_path: P
 
 def test_the_vectors_of_ids_and_json_hold() -> None:
     ids = json.loads((SPEC / "vectors" / "ids.json").read_text())
-    assert messages.operation_id(*ids["operation"]["of"]) == ids["operation"]["id"]
-    assert messages.desired_state_id(*ids["desiredState"]["of"]) == ids["desiredState"]["id"]
+    assert operation_id(*ids["operation"]["of"]) == ids["operation"]["id"]
+    assert desired_state_id(*ids["desiredState"]["of"]) == ids["desiredState"]["id"]
     texts = json.loads((SPEC / "vectors" / "json.json").read_text())
     for name, data in texts["refused"].items():
         with pytest.raises(InvalidMessage):

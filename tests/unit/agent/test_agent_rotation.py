@@ -162,7 +162,7 @@ def test_a_crash_around_every_step_of_the_adapter(
     store, clock, ask = KeyStore(tags=tags), Clock(), Ask(params={"grace": grace})
     when, step = moment.split()
     reached = Countdown(nth)
-    hook: Callable[[str], None] = lambda name: reached() if name == step else None  # noqa: E731
+    hook: Callable[[str], None] = lambda name: reached() if name == step else None  # noqa: E731 (typed)
     setattr(store, when, hook)
     run = executor(tmp_path / "agent.db", store, clock)
     with suppress(Crash):
@@ -352,7 +352,7 @@ def test_an_id_that_holds_the_secret_is_refused(tmp_path: Path) -> None:
     store, clock = KeyStore(), Clock()
     run = executor(tmp_path / "agent.db", store, clock)
     whole = store.create
-    store_new = lambda tag: type(whole(tag))("key-1", "key-1")  # noqa: E731
+    store_new = lambda tag: type(whole(tag))("key-1", "key-1")  # noqa: E731 (short)
     assert run.rotator is not None
     run.rotator._do = Rotation(store_new, store.verify, store.switch, store.revoke, store.find)
     receipt = perform(run, Ask())

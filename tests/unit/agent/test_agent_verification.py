@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from capsule_agent import verify
+from capsule_agent import approvals, verify
 from capsule_agent.protocol import sshsig
+from capsule_agent.protocol.generations import generation_at
 from capsule_agent.protocol.messages import (
     Envelope,
     Evidence,
@@ -21,7 +22,8 @@ from capsule_agent.protocol.messages import (
     decode,
     instant_text,
 )
-from capsule_agent.verify import Refusal, Untrusted
+from capsule_agent.refusal import Refusal, Untrusted
+from capsule_agent.signers_list import trusted_signers
 from tests.agent_fixtures import (
     NOW,
     REPOSITORY,
@@ -51,7 +53,7 @@ def reason_of(check: Callable[[], object]) -> str:
 
 
 def judged(carried: SignersList | None, stored: SignersList | None = None, serial: int = 0) -> Signers:
-    return verify.trusted_signers(carried, stored, serial, OWNERS, REPOSITORY).signers
+    return trusted_signers(carried, stored, serial, OWNERS, REPOSITORY).signers
 
 
 def test_a_list_signed_by_an_owner_is_trusted() -> None:
@@ -182,28 +184,44 @@ def test_a_desired_state_order_has_the_id_of_its_generation() -> None:
     assert reason_of(lambda: verify.check_operation_id(other)) == "OperationIdDiffers"
     for generation in (True, 0, "4"):
         bad = replace(order, params={"generation": generation})
-        assert reason_of(lambda: verify.check_operation_id(bad)) == "GenerationMissing"  # noqa: B023
+        assert reason_of(lambda: verify.check_operation_id(bad)) == "GenerationMissing"  # noqa: B023 (called at once)
+
+
+def test_a_desired_state_order_is_not_dated_more_than_24_hours_ahead() -> None:
+    def dated(generation: int) -> Order:
+        return decode(Order, desired("enable", generation).payload.encode())
+
+    here = 1_795_435_200_000
+    assert here == generation_at(NOW)
+    for generation in (1, 1_795_435_200, here, here + 24 * 3_600_000):
+        verify.check_generation(dated(generation), NOW)
+    late = dated(here + 24 * 3_600_000 + 1)
+    assert reason_of(lambda: verify.check_generation(late, NOW)) == "GenerationFarAhead"
+    with pytest.raises(Refusal, match=r"2026-11-24 12:00:00 UTC.*2026-11-23 12:00:00 UTC"):
+        verify.check_generation(late, NOW)
+    with pytest.raises(Refusal, match="after the year 9999"):
+        verify.check_generation(dated(2**53 - 1), NOW)
 
 
 # ---- approvals -----------------------------------------------------------------------------------
 
 
-def approvals(
+def weighed(
     ask: Ask, *given: SignedText, needed: int = 1, evidence: Evidence | None = None
 ) -> Callable[[], tuple[str, ...]]:
     found = evidence or ask.evidence(*given)
-    return lambda: verify.check_approvals(ask.order(), found, signers(), needed, NOW)
+    return lambda: approvals.check_approvals(ask.order(), found, signers(), needed, NOW)
 
 
 def test_approvals_of_distinct_people_count() -> None:
     ask = Ask(approvers=("bob", "carol"))
-    assert approvals(ask, needed=2)() == ("bob", "carol")
+    assert weighed(ask, needed=2)() == ("bob", "carol")
 
 
 def test_an_invalid_approval_beside_enough_valid_ones_is_not_counted() -> None:
     ask = Ask()
     mixed = (ask.signed_approval("bob", by="mallory"), ask.signed_approval("carol"))
-    assert approvals(ask, *mixed)() == ("carol",)
+    assert weighed(ask, *mixed)() == ("carol",)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +250,12 @@ def test_an_invalid_approval_beside_enough_valid_ones_is_not_counted() -> None:
 )
 def test_an_approval_does_not_count(reason: str, principal: str, changes: dict[str, Any]) -> None:
     ask = Ask()
-    assert reason_of(approvals(ask, ask.signed_approval(principal, **changes))) == reason
+    assert reason_of(weighed(ask, ask.signed_approval(principal, **changes))) == reason
 
 
 def test_parameters_equal_in_python_but_not_in_json_differ() -> None:
     ask = Ask(params={"dry": 1})
-    assert reason_of(approvals(ask, ask.signed_approval("bob", params={"dry": True}))) == (
+    assert reason_of(weighed(ask, ask.signed_approval("bob", params={"dry": True}))) == (
         "ApprovalForOtherParams"
     )
 
@@ -245,34 +263,34 @@ def test_parameters_equal_in_python_but_not_in_json_differ() -> None:
 def test_a_valid_rejection_outweighs_approvals() -> None:
     ask = Ask()
     both = (ask.signed_approval("bob"), ask.signed_approval("carol", decision="reject"))
-    assert reason_of(approvals(ask, *both)) == "Rejected"
+    assert reason_of(weighed(ask, *both)) == "Rejected"
 
 
 def test_an_approval_signed_by_somebody_else_does_not_count() -> None:
     ask = Ask()
-    assert reason_of(approvals(ask, ask.signed_approval("bob", by="carol"))) == "ApprovalForged"
+    assert reason_of(weighed(ask, ask.signed_approval("bob", by="carol"))) == "ApprovalForged"
     wrong = sign_text(ask.approval("bob").to_json(), "bob", sshsig.REQUEST)
-    assert reason_of(approvals(ask, wrong)) == "ApprovalForged"
+    assert reason_of(weighed(ask, wrong)) == "ApprovalForged"
     edited = replace(ask.signed_approval("bob"), document=ask.signed_approval("bob").document + " ")
-    assert reason_of(approvals(ask, edited)) == "ApprovalForged"
-    assert reason_of(approvals(ask, SignedText("[]", ""))) == "ApprovalInvalid"
+    assert reason_of(weighed(ask, edited)) == "ApprovalForged"
+    assert reason_of(weighed(ask, SignedText("[]", ""))) == "ApprovalInvalid"
 
 
 def test_one_person_counts_once() -> None:
     ask = Ask(approvers=("bob", "bob"))
-    assert reason_of(approvals(ask, needed=2)) == "ApprovedTwice"
+    assert reason_of(weighed(ask, needed=2)) == "ApprovedTwice"
 
 
 def test_approvals_are_needed() -> None:
     ask = Ask()
-    assert reason_of(approvals(ask, needed=2)) == "ApprovalsMissing"
+    assert reason_of(weighed(ask, needed=2)) == "ApprovalsMissing"
     none = Evidence(ask.evidence().request)
-    assert reason_of(approvals(ask, evidence=none)) == "ApprovalsMissing"
-    missing = lambda: verify.check_approvals(ask.order(), None, signers(), 1, NOW)  # noqa: E731
+    assert reason_of(weighed(ask, evidence=none)) == "ApprovalsMissing"
+    missing = lambda: approvals.check_approvals(ask.order(), None, signers(), 1, NOW)  # noqa: E731 (called twice)
     assert reason_of(missing) == "ApprovalsMissing"
     without_request = replace(ask.order(), request="")
     assert (
-        reason_of(lambda: verify.check_approvals(without_request, ask.evidence(), signers(), 1, NOW))
+        reason_of(lambda: approvals.check_approvals(without_request, ask.evidence(), signers(), 1, NOW))
         == "ApprovalsMissing"
     )
 
@@ -290,7 +308,7 @@ def by_machine(*given: SignedText, requester: str = "reconciler-1", needed: int 
     """Who approved what a machine asked for."""
     ask = Ask(requester=requester)
     listed = judged(signers_list(1, PROPOSING))
-    return verify.check_approvals(ask.order(), ask.evidence(*given), listed, needed, NOW)
+    return approvals.check_approvals(ask.order(), ask.evidence(*given), listed, needed, NOW)
 
 
 def test_a_machine_asks_and_people_approve() -> None:
@@ -308,24 +326,24 @@ def test_no_machine_approves_what_a_machine_asked_for(machine: str) -> None:
 
 def test_a_machine_asks_only_where_the_list_says_so() -> None:
     ask = Ask(requester="reconciler-1")
-    assert reason_of(approvals(ask)) == "RequesterNotListed"
+    assert reason_of(weighed(ask)) == "RequesterNotListed"
 
 
 def test_too_many_approvals_are_not_read() -> None:
-    ask = Ask(approvers=("bob",) * (verify.MAX_APPROVALS + 1))
-    assert reason_of(approvals(ask)) == "TooManyApprovals"
+    ask = Ask(approvers=("bob",) * (approvals.MAX_APPROVALS + 1))
+    assert reason_of(weighed(ask)) == "TooManyApprovals"
 
 
 def test_as_many_approvals_as_may_come_are_read() -> None:
-    ask = Ask(approvers=("bob",) * verify.MAX_APPROVALS)
-    assert approvals(ask)() == ("bob",)
+    ask = Ask(approvers=("bob",) * approvals.MAX_APPROVALS)
+    assert weighed(ask)() == ("bob",)
 
 
 def test_the_carried_request_is_the_one_ordered() -> None:
     ask = Ask()
     request = sign_text(ask.request_bytes + b"#", "alice", sshsig.REQUEST)
-    assert reason_of(approvals(ask, evidence=Evidence(request, ask.evidence().approvals))) == (
+    assert reason_of(weighed(ask, evidence=Evidence(request, ask.evidence().approvals))) == (
         "RequestDigestDiffers"
     )
     unsigned = SignedText(ask.request_bytes.decode(), key("mallory").sign(ask.request_bytes, sshsig.REQUEST))
-    assert reason_of(approvals(ask, evidence=Evidence(unsigned, ask.evidence().approvals))) == "RequestForged"
+    assert reason_of(weighed(ask, evidence=Evidence(unsigned, ask.evidence().approvals))) == "RequestForged"

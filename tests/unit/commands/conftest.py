@@ -38,12 +38,13 @@ def right_now() -> datetime:
 
 @dataclass(frozen=True)
 class Office:
-    """The folder of one test, with what is in it."""
+    """The folder of one test, with what is in it; what is made once and copied is kept on the `shelf`."""
 
     folder: Path
     state: Path
     root: str
     monkeypatch: pytest.MonkeyPatch
+    shelf: Path
 
     def sit_down(self, person: str) -> None:
         """From here on `person` acts: their git settings, their key."""
@@ -134,6 +135,6 @@ def office(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     root = subprocess.run(
         ["git", "-C", str(state), "config", "capsule.root"], capture_output=True, text=True
     ).stdout.strip()
-    made = Office(folder, state, root, monkeypatch)
+    made = Office(folder, state, root, monkeypatch, furnished.with_name("shelf"))
     made.sit_down("alice")
     return made

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from capsule.commands.repository import Repository
 from capsule.commands.request import find_request
 from capsule.documents.codec import emit
-from capsule.documents.types import ActionRequest, Metadata, RequestSpec, ServiceStatus, StatusSpec
+from capsule.documents.paths import status_path
+from capsule.documents.types import ActionRequest, Condition, Metadata, RequestSpec, ServiceStatus, StatusSpec
 from capsule.reconciler.recording import folder_of, make_refusal
 from capsule.store.api import Draft, Person, RefUpdate
 from tests.unit.commands.conftest import Office, right_now
+from tests.unit.commands.test_completion import offered
 
 
 def only(office: Office) -> str:
@@ -123,45 +126,117 @@ def test_what_is_over_is_not_called_off(office: Office) -> None:
 def test_only_what_waits_for_a_person_is_acknowledged(office: Office) -> None:
     done = office.run("acknowledge", "openai-chat", "--condition", "KeyOverdue", "--reason", "Known")
     assert (done.exit_code, "UnknownCondition" in done.output) == (2, True), done.output
+
+
+def test_an_acknowledgement_names_since_when_the_condition_that_was_seen_stands(office: Office) -> None:
     allow(office, "acknowledge", "[]")
-    done = office.run("acknowledge", "openai-chat", "--condition", "CorrectionStopped", "--reason", "Known")
-    assert done.exit_code == 0, done.output
-    made = spec(office, only(office))
-    assert (made.action, dict(made.params)) == ("acknowledge", {"condition": "CorrectionStopped"})
-
-
-def test_an_action_that_the_agent_was_not_seen_to_offer_is_warned_of(office: Office) -> None:
+    words = ("acknowledge", "openai-chat", "--condition", "CorrectionStopped", "--reason", "Known")
+    nothing = office.run(*words)
+    assert (nothing.exit_code, "NothingToAcknowledge" in nothing.output) == (2, True), nothing.output
+    since = datetime(2026, 11, 23, 11, 30, 0, 7, tzinfo=UTC)
     repository = office.open()
+    stands = {name: since + timedelta(minutes=at) for at, name in enumerate(("openai-chat", "mail-sender"))}
+    statuses = {name: stopped(repository, name, at) for name, at in stands.items()}
+    put_on_audit(repository, **statuses)
+    repository.close()
+    other = office.run(
+        "acknowledge", "openai-chat", "--condition", "KeyChangedOutsideCapsule", "--reason", "Known"
+    )
+    assert (other.exit_code, "NothingToAcknowledge" in other.output) == (2, True), other.output
+    several = office.run(words[0], "mail-sender", *words[1:])
+    assert (several.exit_code, "SeenAtDifferentTimes" in several.output) == (2, True), several.output
+    assert not office.requests()
+    done = office.run(*words)
+    assert done.exit_code == 0, done.output
+    assert "since=2026-11-23T11:30:00.000007Z" in "".join(done.output.split())
+    made = spec(office, only(office))
+    told = {"condition": "CorrectionStopped", "since": "2026-11-23T11:30:00.000007Z"}
+    assert (made.action, dict(made.params)) == ("acknowledge", told)
+
+
+def stopped(repository: Repository, name: str, since: datetime) -> bytes:
+    """The status of a service whose corrections are stopped."""
+    condition = Condition(type="CorrectionStopped", reason="CorrectionStopped", message="x", since=since)
+    return status_of(repository, name, conditions=(condition,))
+
+
+def status_of(repository: Repository, name: str, **said: Any) -> bytes:
     spec = StatusSpec(
         observed_revision=repository.main,
         effective_status="HEALTHY",
         reason="HealthUp",
         since=right_now(),
-        actions=("reloaded", "rotateKey"),
+        **said,
     )
-    status = ServiceStatus(
-        api_version="capsule/v1",
-        kind="ServiceStatus",
-        metadata=Metadata(name="openai-chat"),
-        spec=spec,
-    )
-    put_on_audit(repository, "status/openai-chat.yaml", emit(status))
+    metadata = Metadata(name=name)
+    return emit(ServiceStatus(api_version="capsule/v1", kind="ServiceStatus", metadata=metadata, spec=spec))
+
+
+def test_an_action_that_the_agent_was_not_seen_to_offer_is_not_asked_for_by_mistake(office: Office) -> None:
+    repository = office.open()
+    offers = status_of(repository, "openai-chat", actions=("reloaded", "rotateKey"))
+    put_on_audit(repository, **{"openai-chat": offers})
     repository.close()
-    done = office.run("request", "reload", "openai-chat", "--reason", "OPS-1")
+    assert offered(office.state, "request", "re") == {"reloaded"}
+    words = ("request", "reload", "openai-chat", "--reason", "OPS-1")
+    refused = office.run(*words)
+    assert (refused.exit_code, office.requests()) == (2, set()), refused.output
+    assert "did you mean reloaded? [UnknownAction]" in " ".join(refused.output.split())
+    done = office.run(*words, "--anyway")
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "Warning: the agent of openai-chat offers reloaded, rotateKey" in said
     assert "Did you mean reloaded?" in said
 
 
-def test_a_service_that_is_only_observed_is_warned_of_and_nothing_is_said_to_hold(office: Office) -> None:
+def test_a_service_that_is_only_observed_is_told_and_nothing_is_said_to_hold(office: Office) -> None:
     file = office.state / "services" / "openai-chat.yaml"
     file.write_text("\n".join(line for line in file.read_text().splitlines() if "key:" not in line) + "\n")
     allow(office, "disable", "[]")
-    done = office.run("disable", "openai-chat", "--reason", "OPS-1")
+    refused = office.run("disable", "openai-chat", "--reason", "OPS-1")
+    assert (refused.exit_code, "[ObserveOnly]" in refused.output, office.requests()) == (2, True, set())
+    together = office.run("disable", "openai-chat", "mail-sender", "--reason", "OPS-1")
+    assert together.exit_code == 0, together.output
+    done = office.run("disable", "openai-chat", "--reason", "OPS-1", "--anyway")
     said = " ".join(done.output.split())
     assert "Warning: openai-chat has no agent key, so it is only observed" in said, said
     assert "It holds until" not in said
+
+
+def test_who_may_ask_and_which_field_sets_a_limit_is_said(office: Office) -> None:
+    done = office.run("request", "reload", "openai-chat", "--reason", "OPS-1", person="bob")
+    said = " ".join(done.output.split())
+    assert (done.exit_code, "Who may: operators (alice). All rules: capsule policy show" in said) == (
+        4,
+        True,
+    ), said
+    settings = office.state / "capsule.yaml"
+    settings.write_text(settings.read_text().replace("maxShare: 100", "maxShare: 50"))
+    allow(office, "reload", "[]")
+    done = office.run("request", "reload", "openai-chat", "mail-sender", "--reason", "OPS-1")
+    said = " ".join(done.output.split())
+    assert "[TooManyTargets]" in said
+    assert "capsule.yaml sets spec.limits (maxTargets 20, maxShare 50)" in said, said
+
+
+def test_a_freeze_is_told_to_whoever_asks_and_to_whoever_looks(office: Office) -> None:
+    policy = office.state / "policy.yaml"
+    until = right_now() + timedelta(days=2)
+    begun = right_now() - timedelta(days=1)
+    policy.write_text(
+        policy.read_text().replace("serial: 1", "serial: 2")
+        + f'  freezes: [{{from: "{begun:%Y-%m-%dT%H:%M}", to: "{until:%Y-%m-%dT%H:%M}", timezone: UTC, '
+        'reason: "Year-end freeze"}]\n'
+    )
+    office.git("commit", "-qam", "Freeze")
+    allow(office, "reload", "[]")
+    done = office.run("request", "reload", "openai-chat", "--reason", "OPS-1")
+    frozen = f"frozen until {until:%Y-%m-%d %H:%M} UTC: Year-end freeze"
+    assert f"it is held: openai-chat is {frozen}" in " ".join(done.output.split()), done.output
+    assert f"everything is {frozen} [Frozen]" in office.run("services").output
+    page = " ".join(office.run().output.split())
+    assert f"everything is {frozen} [Frozen]" in page
+    assert "1 request is held" in page
 
 
 # ---- the rest of a request ----------------------------------------------------------------------
@@ -171,14 +246,20 @@ def refuse(repository: Repository, name: str) -> None:
     """Put on audit that the request expired."""
     judged = find_request(repository, name)
     refusal = make_refusal(judged, "Expired", "Expired", "expired", repository.main, right_now())
-    put_on_audit(repository, folder_of(judged).refusal, emit(refusal))
+    record(repository, {folder_of(judged).refusal: emit(refusal)})
 
 
-def put_on_audit(repository: Repository, path: str, data: bytes) -> None:
+def put_on_audit(repository: Repository, **statuses: bytes) -> None:
+    """The statuses of services by name, as audit records them."""
+    where = {name: status_path(each.path) for name, each in repository.state.services.items()}
+    record(repository, {where[name]: data for name, data in statuses.items()})
+
+
+def record(repository: Repository, edits: dict[str, bytes | None]) -> None:
     commit = repository.store.write(
         Draft(
             base=repository.main,
-            edits={path: data},
+            edits=edits,
             parents=[repository.main],
             message="Record\n",
             author=Person("reconciler-1", "reconciler-1@reconciler.invalid"),

@@ -51,6 +51,10 @@ def _root(state: Path) -> str:
     return subprocess.run(listed, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def _git(state: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", state, *arguments], check=True, capture_output=True, text=True).stdout
+
+
 def _proof(state: Path, *options: str) -> dict[str, object]:
     done = _run(state, "verify", "--root", _root(state), "--json", *options)
     assert done.stdout, done.output
@@ -95,9 +99,10 @@ def test_a_memory_that_is_not_ones_own_is_not_believed(state: Path, how: str) ->
 def test_a_rewritten_audit_is_found_by_a_checkpoint(state: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.checkpoint"
     assert _run(state, "checkpoint").exit_code == 3, "the root is not pinned"
-    made = CliRunner().invoke(
-        app, ["-C", str(state), "--root", _root(state), "audit", "checkpoint", "-o", str(kept)]
-    )
+    pinned = ["-C", str(state), "--root", _root(state), "audit", "checkpoint", "-o", str(kept)]
+    refused = CliRunner().invoke(app, pinned)
+    assert (refused.exit_code, "UnknownKey" in refused.output, kept.exists()) == (4, True, False)
+    made = CliRunner().invoke(app, [*pinned, "--unlisted"])
     assert made.exit_code == 0, made.output
     public = tmp_path / "alice.pub"
     public.write_text(_signed_with(kept))
@@ -109,6 +114,38 @@ def test_a_rewritten_audit_is_found_by_a_checkpoint(state: Path, tmp_path: Path)
     cut = _run(state, "verify", "--root", _root(state), "--checkpoint", str(kept), "--signed-by", str(public))
     assert cut.exit_code == 1
     assert "CheckpointNotOnAudit" in cut.output
+
+
+@pytest.mark.parametrize("name", ["carol", "reconciler-1"])
+def test_a_checkpoint_by_a_person_or_machine_of_the_policy_is_verified_by_ssh_keygen_too(
+    state: Path, tmp_path: Path, name: str
+) -> None:
+    kept, private, allowed = tmp_path / "kept", tmp_path / "key", tmp_path / "allowed"
+    private.write_bytes(_openssh(name))
+    private.chmod(0o600)
+    pinned = ["-C", str(state), "--root", _root(state)]
+    made = CliRunner().invoke(
+        app, [*pinned, "audit", "checkpoint", "--as-key", str(private), "-o", str(kept)]
+    )
+    assert made.exit_code == 0, made.output
+    assert _run(state, "verify", "--checkpoint", str(kept)).exit_code == 0
+    allowed.write_text(CliRunner().invoke(app, [*pinned, "policy", "allowed-signers"]).stdout)
+    line, _, signature = kept.read_bytes().partition(b"\n")
+    (tmp_path / "sig").write_bytes(signature)
+    stock = ["ssh-keygen", "-Y", "verify", "-n", "capsule-checkpoint@v1", "-f", allowed, "-I", name]
+    for signed, code in ((line + b"\n", 0), (line.replace(b"1", b"2") + b"\n", 255)):
+        done = subprocess.run([*stock, "-s", tmp_path / "sig"], input=signed, capture_output=True, timeout=20)
+        assert done.returncode == code, done.stderr
+
+
+def _openssh(name: str) -> bytes:
+    """The file of the key of `name`, as ssh-keygen would write it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"!")).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
 
 
 def _signed_with(kept: Path) -> str:
@@ -187,3 +224,16 @@ def _forge(state: Path, by: PrivateKey) -> None:
     made = ["git", "-C", state, "hash-object", "-t", "commit", "-w", "--stdin"]
     oid = subprocess.run(made, input=forged, check=True, capture_output=True).stdout.decode().strip()
     subprocess.run(["git", "-C", state, "update-ref", "refs/heads/audit", oid], check=True)
+
+
+def test_a_ledger_that_does_not_reach_the_main_that_audit_observed_says_so(state: Path) -> None:
+    """The last commit of audit names main's tip and does not take it in: rows would end too early."""
+    main = _git(state, "commit-tree", "-p", "main", "-m", "Go on", "main^{tree}").strip()
+    _git(state, "update-ref", "refs/heads/main", main)
+    message = f"Say so\n\nCapsule-Revision: {main}\n"
+    lying = _git(state, "commit-tree", "-p", "audit", "-m", message, "audit^{tree}").strip()
+    _git(state, "update-ref", "refs/heads/audit", lying)
+    for verb in (("export",), ("report", "--no-verify")):
+        done = _run(state, *verb)
+        assert done.exit_code == 1, done.output
+        assert "[LedgerBehind]" in done.output

@@ -13,7 +13,7 @@ import pytest
 
 import capsule
 from capsule.cli.app import VERBS
-from capsule.cli.reads import _service_cells
+from capsule.cli.read_pages import _service_cells
 from capsule.commands.reasons import REASONS
 from capsule.view.build import snapshot
 from capsule.view.model import ConditionRow
@@ -135,7 +135,7 @@ def test_without_the_reconcilers_key_nobody_is_told_to_start_it(office: Office) 
     (office.state / ".git" / "capsule" / "reconciler_ed25519").unlink()
     told = office.run().output
     assert "Tell whoever runs reconciler-1" in told
-    assert "capsule up" not in told
+    assert "start the reconciler" not in told
     assert "capsule dashboard" in told
     assert "tell whoever runs reconciler-1" in office.run("doctor").output
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from capsule.commands.init import init
-from tests.unit.commands.conftest import AGENT_KEY, Office, right_now
+from tests.e2e.installation import POLICY, SERVICE
+from tests.forge_servers import TOKEN, Answer, Pull, Site, serve
+from tests.unit.commands.conftest import AGENT_KEY, SETTINGS, Office, right_now
 
 
 def _reasons(office: Office, verdict: str = "mend", person: str = "alice") -> set[str]:
@@ -63,8 +66,6 @@ def test_a_change_that_nobody_approved_and_what_mends_it(office: Office) -> None
 
 
 def test_plain_http_and_observed_services_and_weak_evidence(office: Office) -> None:
-    from tests.e2e.installation import POLICY, SERVICE
-
     fresh = office.folder / "weak"
     keys = {
         person: office.key(person).with_name(f"{person}.pub").read_text().split()
@@ -74,9 +75,6 @@ def test_plain_http_and_observed_services_and_weak_evidence(office: Office) -> N
     policy = policy.replace("count: 2}]", "count: 2}]\n      evidence: merge")
     service = SERVICE.replace("http", "http").replace("ENDPOINT", 'http://10.1.2.3:80"\n    insecure: true #')
     service = service.replace('    key: "KEY"\n', "").replace(' #"', "")
-    from capsule.commands.init import init
-    from tests.unit.commands.conftest import right_now
-
     init(
         fresh,
         right_now(),
@@ -112,3 +110,116 @@ def test_hosts_whose_ssh_key_is_not_known_with_the_line_to_add(office: Office) -
     assert "HostKeyUnknown" not in office.run("doctor", *options, at=state).output
     config.write_text("Host *\n ProxyCommand nc %h %p\n")
     assert "SshConfigInvalid" in office.run("doctor", *options, at=state).output
+
+
+# ---- the forge, receivers, hooks ------------------------------------------------------------------
+
+PLAIN_SETTINGS = SETTINGS.replace("{title: Office, limits: {maxShare: 100}}", "")
+
+
+def _examined(office: Office, *options: str) -> dict[str, str]:
+    """Verdicts by reason, of the state repository `forged`."""
+    done = office.run("doctor", "--json", *options, at=office.folder / "forged")
+    assert done.stdout, done.output
+    found = json.loads(done.stdout)
+    assert all(item["remedy"] for item in found if item["verdict"] == "mend"), found
+    assert not any("tok-" in str(item) for item in found)
+    return {item["reason"]: item["verdict"] for item in found}
+
+
+def _forged(office: Office, *settings: str) -> None:
+    """A state repository whose rule for `reload` takes reviews by reviewers; bob alone has an account."""
+    keys = {name: office.key(name).with_suffix(".pub").read_text().strip() for name in ("bob", "carol")}
+    policy = POLICY.replace("BOB", keys["bob"]).replace("CAROL", keys["carol"])
+    policy = policy.replace("    bob: {", "    bob: {forge: {github: 583231}, ")
+    line = "      approvals: [{team: reviewers, count: 1}]\n"
+    policy = policy.replace(line, f"{line}      evidence: forge\n", 1)
+    service = SERVICE.replace("ENDPOINT", "http://127.0.0.1:9").replace("KEY", AGENT_KEY)
+    office.sit_down("alice")
+    init(
+        office.folder / "forged",
+        right_now(),
+        files={
+            "policy.yaml": policy.encode(),
+            "services/openai-chat.yaml": service.encode(),
+            "capsule.yaml": (PLAIN_SETTINGS.rstrip() + "\n  " + "\n  ".join(settings) + "\n").encode(),
+        },
+    )
+
+
+def _secret(office: Office, name: str, text: str) -> str:
+    file = office.folder / name
+    file.write_text(text)
+    file.chmod(0o600)
+    return str(file)
+
+
+def test_rules_that_take_reviews_without_a_forge(office: Office) -> None:
+    _forged(office, "limits: {maxShare: 100}")
+    assert _examined(office)["NoForge"] == "mend"
+
+
+def test_what_the_forge_and_receivers_lack_is_named_and_then_found_right(office: Office) -> None:
+    site = Site()
+    site.add(Pull(7, site.account(11, "alice"), "a" * 40))
+    with serve("github", site) as server:
+        _forged(
+            office,
+            "limits: {maxShare: 100}",
+            f'forge: {{kind: github, server: "{server}", repository: acme/state}}',
+            "notify: [{to: oncall}]",
+        )
+        found = _examined(office)
+        assert (found["AccountMissing"], found["ForgeTokenMissing"]) == ("note", "mend")
+        assert (found["NoWebhook"], found["NoNotifyDir"]) == ("note", "note")
+        other = _secret(office, "other", f"{TOKEN} https://forge.example/acme/state\n")
+        folder = str(office.folder)
+        wrong = _examined(
+            office,
+            *("--forge-token-file", other, "--online"),
+            *("--webhook-secret-file", _secret(office, "short", "abc"), "--notify-dir", folder),
+        )
+        assert site.calls == []
+        assert {"ForgeServerChanged", "WebhookSecretShort", "ReceiverMissing"} <= {
+            reason for reason, verdict in wrong.items() if verdict == "mend"
+        }
+        assert _examined(office, "--webhook-secret-file", f"{folder}/none")["ForgeTokenUnreadable"] == "mend"
+        right = (
+            *("--forge-token-file", _secret(office, "token", f"{TOKEN} {server}\n")),
+            *("--webhook-secret-file", _secret(office, "long", "abcdefghij" * 3), "--notify-dir", folder),
+        )
+        _secret(office, "oncall", "json://receiver.example/x\n")
+        assert {"ForgeToken", "WebhookSecret", "Receiver"} <= {
+            reason for reason, verdict in _examined(office, *right).items() if verdict == "ok"
+        }
+        assert site.calls == [], "nothing is asked without --online"
+        assert _examined(office, *right, "--online")["Forge"] == "ok"
+        site.fault = lambda _method, _path: Answer(401)
+        assert _examined(office, *right, "--online")["ForgeTokenRefused"] == "mend"
+
+
+def test_the_hook_of_a_bare_repository_on_this_machine(office: Office) -> None:
+    bare = office.folder / "state.git"
+    office.git("clone", "-q", "--bare", str(office.state), str(bare))
+    office.git("remote", "remove", "origin", at=bare)
+    assert office.run("protect", "--root", office.root, at=bare).exit_code == 0
+
+    def hook(at: Path) -> dict[str, str]:
+        found = json.loads(office.run("doctor", "--json", at=at).stdout)
+        return {each["reason"]: each["verdict"] for each in found if each["reason"].startswith("Hook")}
+
+    assert hook(bare) == {"Hook": "ok"}
+    assert hook(office.state) == {}
+    office.git("remote", "add", "origin", str(bare))
+    assert hook(office.state) == {"Hook": "ok"}
+    file = bare / "hooks" / "pre-receive"
+    text = file.read_text()
+    file.write_text(text.replace("exec ", "exec /gone"))
+    assert hook(office.state) == {"HookBroken": "mend"}
+    file.write_text(text)
+    office.git("config", "core.hooksPath", "/elsewhere", at=bare)
+    assert hook(bare) == {"HooksElsewhere": "mend"}
+    file.chmod(0o644)
+    assert hook(bare) == {"HookMissing": "note"}
+    office.git("remote", "set-url", "origin", "ssh://git@git.example.com/state.git")
+    assert hook(office.state) == {}

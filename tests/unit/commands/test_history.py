@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_all_services_in_one_table(past: Path) -> None:
     assert head.split() == ["SERVICE", "24h", "7d", "30d", "90d", "INCIDENTS", "LONGEST"]
     assert first.split() == ["mail-sender", "–", "–", "–", "–", "0"]
     assert second.split()[:3] == ["openai-chat", "100", "%"]
+    assert "100 % of 1h" not in second
+    assert re.search(r"99\.\d\d % of 10d( \S+)?  99\.\d\d % of 10d", second)
     assert second.split()[-2:] == ["1", "1h"]
 
 
@@ -103,14 +106,52 @@ def test_a_picture_from_a_remote_says_how_old_it_is(past: Path, tmp_path: Path) 
     assert "As fetched" not in run(past, "services").stderr
     clone = tmp_path / "clone"
     assert CliRunner().invoke(app, ["clone", str(past), str(clone)]).exit_code == 0
-    done = run(clone, "services")
-    assert "As fetched 0s ago" in done.stderr or "As fetched 1s ago" in done.stderr
+    assert "As fetched" not in run(clone, "services").stderr
     subprocess.run(["touch", "-d", "190 minutes ago", str(clone / ".git" / "FETCH_HEAD")], check=True)
     for verb in (["services"], ["requests"], ["show", "openai-chat"], ["log"], ["history"]):
-        assert "As fetched 3h ago" in run(clone, *verb).stderr, verb
-    assert run(clone, "services", "--json").stderr == ""
+        assert "As fetched 3h ago" in run(clone, *verb, "--offline").stderr, verb
+    assert run(clone, "services", "--offline", "--json").stderr == ""
     (clone / ".git" / "FETCH_HEAD").unlink()
-    assert "As fetched at an unknown time" in run(clone, "services").stderr
+    assert "As fetched at an unknown time" in run(clone, "services", "--offline").stderr
+
+
+def test_whoever_looks_gets_the_news_of_the_remote(past: Path, tmp_path: Path) -> None:
+    """A plain clone, too: stock git leaves heartbeats at the remote, and whoever looks fetches them."""
+    clone, away = tmp_path / "clone", tmp_path / "away"
+    origin = tmp_path / "origin"
+    subprocess.run(["cp", "-r", str(past), str(origin)], check=True)
+    beat = ["update-ref", "refs/capsule/heartbeat/reconciler-1", "main"]
+    subprocess.run(["git", "-C", str(origin), *beat], check=True)
+    git = ["git", "-C", str(clone)]
+    subprocess.run(["git", "clone", "-q", str(origin), str(clone)], check=True)
+    root = subprocess.run(
+        ["git", "-C", str(origin), "rev-list", "--max-parents=0", "main"], capture_output=True, text=True
+    ).stdout.strip()
+    subprocess.run([*git, "config", "capsule.root", root], check=True)
+    subprocess.run(["touch", "-d", "1 hour ago", str(clone / ".git" / "FETCH_HEAD")], check=True)
+    told = run(clone, "services", "--offline")
+    assert ("UNKNOWN" in told.stdout, "HEALTHY" in told.stdout) == (True, False)
+    assert "no heartbeat" in " ".join(CliRunner().invoke(app, ["-C", str(clone), "doctor"]).output.split())
+    seen = run(clone, "services")
+    assert "As fetched" not in seen.stderr
+    listed = subprocess.run([*git, "for-each-ref", "refs/capsule"], capture_output=True, text=True).stdout
+    assert "refs/capsule/local/seen/heartbeat/" in listed
+    origin.rename(away)
+    subprocess.run(["touch", "-d", "1 hour ago", str(clone / ".git" / "FETCH_HEAD")], check=True)
+    gone = run(clone, "services")
+    assert (gone.exit_code, "Shown as last fetched: cannot fetch from" in gone.stderr) == (0, True)
+    front = run(clone)
+    assert "This picture is last fetched at" in front.stdout, front.output
+    made = tmp_path / "made"
+    away.rename(origin)
+    assert CliRunner().invoke(app, ["clone", str(origin), str(made)]).exit_code == 0
+    for settings in (("--get-all", "remote.origin.fetch"), ("branch.main.merge",), ("branch.main.remote",)):
+        said = subprocess.run(
+            ["git", "-C", str(made), "config", *settings], capture_output=True, text=True
+        ).stdout
+        assert said.strip(), settings
+    subprocess.run(["git", "-C", str(made), "fetch", "-q"], check=True)
+    subprocess.run(["git", "-C", str(made), "pull", "-q"], check=True)
 
 
 def test_a_shallow_clone_says_that_it_does_not_reach_back(past: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def routed(office: Office) -> Office:
     )
     shutil.rmtree(office.state)
     made = init(office.state, right_now(), files={**files, "capsule.yaml": ROUTES.encode()})
-    return Office(office.folder, office.state, made.root, office.monkeypatch)
+    return replace(office, root=made.root)
 
 
 @pytest.fixture

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from capsule.cli import app
+from capsule.trust.policy_checks import load_policy
 from tests.unit.commands.conftest import Office
 
 
@@ -219,3 +223,63 @@ def test_a_key_that_ended_signs_nothing(office: Office) -> None:
     assert (done.exit_code, "KeyNotValid" in done.output) == (4, True)
     shown = office.run("policy", "show")
     assert "does not count now" in shown.output
+
+
+# ---- somebody joins ----
+
+
+def _template_for(office: Office, tmp_path: Path) -> Path:
+    state = tmp_path / "fresh"
+    office.sit_down("alice")
+    made = CliRunner().invoke(app, ["init", str(state), "--principal", "alice"])
+    assert made.exit_code == 0, made.output
+    return state
+
+
+def test_a_first_reviewer_joins_and_their_approval_is_asked_for(office: Office, tmp_path: Path) -> None:
+    state = _template_for(office, tmp_path)
+    before = (state / "policy.yaml").read_text()
+    key = f"{office.key('bob')}.pub"
+    done = office.run("policy", "add", "bob", "--key", key, "--email", "bob@example.com", at=state)
+    assert done.exit_code == 0, done.output
+    assert "every other action needs 1 of reviewers" in done.output
+    assert "one person alone may still change documents" in " ".join(done.output.split())
+    text = (state / "policy.yaml").read_text()
+    policy = load_policy(text.encode(), "policy.yaml").spec
+    assert (policy.serial, policy.teams["reviewers"]) == (2, ("bob",))
+    (rule,) = [rule for rule in policy.rules if rule.match.action == "*"]
+    assert [(each.team, each.count) for each in rule.approvals] == [("reviewers", 1)]
+    comments = [line for line in before.splitlines() if line.lstrip().startswith("#")]
+    assert [line for line in comments if line not in text.splitlines()] == [
+        '    # - match: {action: "*"}',
+        "    #   mayRequest: [operators]",
+        "    #   approvals: [{team: reviewers, count: 1}]",
+    ]
+    again = office.run("policy", "add", "carol", "--key", key, at=state)
+    assert (again.exit_code, "as bob's [BadKey]" in again.output) == (2, True), again.output
+    assert (state / "policy.yaml").read_text() == text
+    office.git("commit", "-qam", "Add bob", at=state)
+    office.git("switch", "-qc", "add-bob", at=state)
+    office.git("branch", "-f", "main", "main~1", at=state)
+    assert office.run("propose", "--yes", at=state).exit_code == 0
+    noted = office.run("doctor", at=state).output
+    assert "[OnePersonChanges]" in noted
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        ("Bad_Name", "bob.pub", "is not a valid name"),
+        ("alice", "bob.pub", "lists alice already"),
+        ("dora", "bob", "is a private key"),
+        ("dora", "missing", "No such file"),
+        ("dora", "rsa.pub", "Only ssh-ed25519 keys work"),
+    ],
+)
+def test_who_cannot_be_added(office: Office, tmp_path: Path, name: str, file: str, said: str) -> None:
+    place = office.key("bob").parent
+    (place / "rsa.pub").write_text("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ rsa\n")
+    before = (office.state / "policy.yaml").read_bytes()
+    done = office.run("policy", "add", name, "--key", str(place / file))
+    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+    assert (office.state / "policy.yaml").read_bytes() == before

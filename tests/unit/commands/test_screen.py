@@ -94,6 +94,31 @@ def test_a_table_too_wide_for_the_terminal_becomes_records_and_cuts_no_name(
     assert "empty" not in text.lower()
 
 
+@pytest.mark.parametrize(("columns", "left_out"), [(59, None), (70, ["D", "C"]), (90, ["C"]), (120, [])])
+def test_columns_that_can_be_spared_make_room_and_are_named(
+    monkeypatch: pytest.MonkeyPatch, columns: int, left_out: list[str] | None
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = [Column("NAME"), Column("D", spare=2), Column("C", spare=1), Column("WHY", whole=False)]
+    row = ("n" * 40, "d" * 20, "c" * 20, "because it was asked for and agreed to by two people")
+    Screen().table(shown, [row, row])
+    lines = terminal.getvalue().splitlines()
+    if left_out is None:  # too narrow for any table: records, a blank line between them
+        assert lines[0] == "n" * 40
+        assert lines.count("") == 1
+        return
+    assert lines[0].split() == [title for title in ("NAME", "D", "C", "WHY") if title not in left_out]
+    assert all(len(line) <= columns for line in lines[:-1])
+    told = [line for line in lines if line.startswith("No room here for ")]
+    assert told == (
+        [f"No room here for {', '.join(left_out)}: make the window wider, or use --json."] if left_out else []
+    )
+
+
 def test_a_table_that_fits_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)

@@ -147,3 +147,12 @@ def test_who_signs_is_who_the_policy_says_and_not_who_git_says(office: Office) -
     finally:
         repository.close()
     assert "ssh-ed25519 AAAA" in caught.value.hint
+
+
+def test_a_slip_in_a_keys_name_is_answered_with_the_file_that_was_meant(office: Office) -> None:
+    meant = office.key("alice")
+    done = office.run(
+        "request", "reload", "openai-chat", "--reason", "OPS-1", "--as-key", f"{meant}.pubb", person="alice"
+    )
+    assert (done.exit_code, f"Did you mean {meant}.pub?" in done.output) == (3, True), done.output
+    assert "ssh-keygen" not in done.output

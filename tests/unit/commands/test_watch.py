@@ -37,7 +37,7 @@ class Past:
         self.folder = folder
         self.store = open_store(folder, remote=None)
         text = service_text("openai-chat", labels={"env": "prod"}, pins={"version": "1"})
-        self.story = Chronicle(right_now() - timedelta(days=1), {PATH: text}, self.store)  # type: ignore[arg-type]
+        self.story = Chronicle(right_now() - timedelta(days=1), {PATH: text}, self.store)  # type: ignore[arg-type]  # any store
         subprocess.run(["git", "-C", str(folder), "config", "capsule.root", self.story.root], check=True)
         self.status("HEALTHY", "HealthUp")
         self.story.beat({})

@@ -108,7 +108,7 @@ def test_beyond_loopback_any_name_is_answered() -> None:
 
 
 def test_an_address_that_is_taken_is_named(daemon: Daemon) -> None:
-    with pytest.raises(AddressTaken, match=rf"127.0.0.1 port {daemon.served.port}: .* --metrics"):
+    with pytest.raises(AddressTaken, match=rf"port {daemon.served.port} of 127.0.0.1 is taken .* --metrics"):
         serve_monitoring(Metrics(), Vitals(0.5), "127.0.0.1", daemon.served.port)
 
 

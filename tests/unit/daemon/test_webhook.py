@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from capsule.daemon import webhook
 from capsule.daemon.webhook import MOST_BYTES, Bell, Webhooks, serve_webhooks
-from capsule.forge.choose import token_in
+from capsule.forge.credential import secret_in
 
 SECRET = "a-secret-of-some-length"
 BODY = b'{"action": "closed", "pull_request": {"merged": true}}'
@@ -167,7 +167,7 @@ def test_half_sent_hooks_keep_nobody_else_waiting(receiver: Receiver) -> None:
 
 def test_a_missing_secret_is_said_and_wakes_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rung: list[int] = []
-    app = Webhooks(token_in(tmp_path / "none"), lambda: rung.append(1))
+    app = Webhooks(secret_in(tmp_path / "none"), lambda: rung.append(1))
     for _ in range(3):
         assert call(app, signed_environ()) == "503 Service Unavailable"
     assert not rung

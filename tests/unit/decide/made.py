@@ -11,7 +11,8 @@ from capsule.documents.scalars import instant_text
 from capsule.documents.types import Capsule, Result, Service, StateOrder, StateResult
 from capsule.lifecycle import OperationRecord, Records, RequestRecords, StateOperation, StateRecords
 from capsule.trust.state import InForce, JudgedRequest
-from capsule_agent.protocol.messages import ActionInfo, Report, desired_state_id
+from capsule_agent.protocol.ids import desired_state_id
+from capsule_agent.protocol.messages import ActionInfo, Report
 from tests.unit.worlds import DIGEST, NOW, ROOT, TIP, claim, document, records, records_of, report, result
 
 SWITCHES = ("disable", "enable", "rotateKey")

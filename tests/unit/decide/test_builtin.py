@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from capsule.decide import Acknowledge, World, decide
+from capsule.documents.scalars import instant_text
 from capsule.plan import plan
 from tests.unit.decide.made import done, kept, recorded
-from tests.unit.worlds import operation, records_of, refusal, request, seen, service, state, world
+from tests.unit.worlds import NOW, operation, records_of, refusal, request, seen, service, state, world
 
 THREE = ("a", "b", "c")
 
@@ -21,8 +22,12 @@ def abort(victim: str = "rotate-1", **spec: Any) -> Any:
     )
 
 
-def acknowledge(condition: object = "CorrectionStopped") -> Any:
-    return request("seen-1", spec={"action": "acknowledge", "params": {"condition": condition}})
+SINCE = "2026-11-23T11:30:00.000001Z"
+
+
+def acknowledge(condition: object = "CorrectionStopped", since: object = SINCE, **more: object) -> Any:
+    params = {"condition": condition, "since": since, **more}
+    return request("seen-1", spec={"action": "acknowledge", "params": params})
 
 
 def victim(**spec: Any) -> Any:
@@ -82,7 +87,7 @@ def test_an_abort_of_what_was_not_begun_at_all_ends_it() -> None:
 def test_an_acknowledge_clears_a_sticky_condition() -> None:
     judged = acknowledge()
     decision = decide(world(judged))
-    assert decision.acknowledge == (Acknowledge(judged, "condition", "CorrectionStopped"),)
+    assert decision.acknowledge == (Acknowledge(judged, "condition", "CorrectionStopped", SINCE),)
     assert not decision.empty
     assert not decision.begin
     again = decide(world(judged, records=recorded(judged, done(judged))))
@@ -92,6 +97,30 @@ def test_an_acknowledge_clears_a_sticky_condition() -> None:
 @pytest.mark.parametrize("condition", ["KeyOverdue", "", 7])
 def test_other_conditions_need_no_acknowledgement(condition: object) -> None:
     assert refused(world(acknowledge(condition))) == "UnknownCondition"
+
+
+@pytest.mark.parametrize(
+    "since", ["", "yesterday", "2026-11-23", 7, True, "2026-11-23T12:00:00.000001Z", "2027-01-01T00:00:00Z"]
+)
+def test_an_acknowledge_of_what_nobody_can_have_seen_is_refused(since: object) -> None:
+    assert refused(world(acknowledge(since=since))) == "SinceMissing"
+    assert decide(world(acknowledge(since=instant_text(NOW)))).acknowledge
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({}, "UnknownCondition"),
+        ({"condition": "CorrectionStopped"}, "SinceMissing"),
+        ({"since": SINCE}, "UnknownCondition"),
+        ({"condition": "CorrectionStopped", "since": SINCE, "request": "rotate-1"}, "AcknowledgeParams"),
+        ({"condition": "CorrectionStopped", "since": SINCE, "more": 1}, "AcknowledgeParams"),
+        ({"request": "rotate-1", "since": SINCE}, "AcknowledgeParams"),
+    ],
+)
+def test_an_acknowledge_names_one_thing_and_nothing_else(params: dict[str, Any], reason: str) -> None:
+    judged = request("seen-1", spec={"action": "acknowledge", "params": params})
+    assert refused(world(judged)) == reason
 
 
 def test_an_acknowledge_waits_for_a_service_that_is_gone() -> None:

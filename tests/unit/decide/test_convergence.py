@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -12,12 +12,24 @@ from hypothesis import given
 from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
-from capsule.decide import Converge, LastWord, Wait, World, converge, correction_stopped, decide, read_ledger
-from capsule.decide.convergence import under_way
+from capsule.decide import (
+    Converge,
+    LastWord,
+    Wait,
+    World,
+    converge,
+    correction_stopped,
+    decide,
+    orders_under_way,
+    read_ledger,
+)
+from capsule.decide.convergence import BEYOND, MOST_AHEAD, under_way
+from capsule.documents.scalars import instant_text
 from capsule.documents.types import Correction
 from capsule.lifecycle import Records, StateOperation
 from capsule.trust.state import Finding
-from capsule_agent.protocol.messages import ActionInfo, desired_state_id
+from capsule_agent.protocol.ids import desired_state_id
+from capsule_agent.protocol.messages import ActionInfo
 from tests.unit.decide.made import (
     able,
     configure_action,
@@ -31,6 +43,8 @@ from tests.unit.decide.made import (
 from tests.unit.worlds import DIGEST, NOW, ROOT, later, policy, report, request, seen, service, state, world
 
 OTHER = "sha256:" + "b" * 64
+GENERATION = 1_795_435_200_000
+"""That of NOW, 2026-11-23T12:00:00Z: Unix time in milliseconds."""
 OFF = service(enabled=False)
 ON = service()
 PINNED = service(pins={"model": "gpt-5.1", "version": "1.8.2"}, onDrift="correct")
@@ -80,18 +94,51 @@ def test_a_service_that_is_as_its_document_says_is_told_nothing() -> None:
 def test_enabled_false_disables_with_an_id_of_document_and_generation() -> None:
     made = order(OFF, RUNS)
     assert (made.action, made.reason, made.params) == ("disable", "DisabledBySpec", {})
-    assert made.generation == int(NOW.timestamp())
+    assert made.generation == GENERATION
     assert made.op_id == desired_state_id(ROOT, "openai-chat", DIGEST, made.generation)
 
 
 def test_a_generation_rises_even_above_one_of_a_clock_that_ran_ahead() -> None:
-    ahead = int(NOW.timestamp()) + 1000
+    ahead = GENERATION + 1000
     assert order(OFF, RUNS, records=told(ordered("enable", ahead))).generation == ahead + 1
 
 
-def test_the_highest_generation_has_no_successor() -> None:
-    last = told(ordered("enable", 2**53 - 1))
-    assert wait(OFF, RUNS, records=last).reason == "GenerationsSpent"
+def test_an_order_that_a_thief_dated_far_ahead_stands_in_nobodys_way() -> None:
+    for ahead, outcome in product((2**53 - 1, GENERATION + BEYOND + 1), (None, "refused")):
+        made = order(OFF, RUNS, records=told(ordered("enable", ahead, outcome)))
+        assert (made.action, made.generation) == ("disable", GENERATION)
+        busy = orders_under_way(told(ordered("enable", ahead, None)), {}, NOW)
+        assert not busy
+    assert orders_under_way(told(ordered("enable", GENERATION + BEYOND, None)), {}, NOW)
+
+
+def test_a_last_order_that_is_dated_ahead_is_waited_for() -> None:
+    assert order(OFF, RUNS, records=told(ordered("enable", GENERATION + MOST_AHEAD - 1)))
+    for ahead in (MOST_AHEAD, BEYOND):
+        made = wait(OFF, RUNS, records=told(ordered("enable", GENERATION + ahead)))
+        assert made.reason == "GenerationAhead"
+        assert made.until == NOW + timedelta(milliseconds=ahead + 1 - MOST_AHEAD)
+        assert "2026-11-24 1" in made.message
+        assert "2026-11-23 12:00:00 UTC" in made.message
+
+
+def test_an_agent_whose_clock_is_behind_is_not_told_what_it_would_refuse() -> None:
+    """Its report is from 12:00 by its own clock, and came so much later by ours."""
+    limit = timedelta(milliseconds=MOST_AHEAD)
+    for late, ok, waits in (
+        (limit, True, False),
+        (limit + timedelta(milliseconds=1), True, True),
+        (timedelta(days=400), True, True),
+        (timedelta(days=400), False, False),
+    ):
+        observation = seen(at=NOW + late, ok=ok, report=able())
+        made = found(OFF, observation, now=NOW + late)
+        assert isinstance(made, Wait) is waits
+    assert isinstance(made, Converge)
+    behind = wait(OFF, seen(at=later(days=2), report=able()), now=later(days=2, minutes=1))
+    assert (behind.reason, behind.until) == ("AgentClockBehind", None)
+    assert "2026-11-23 12:01:00 UTC" in behind.message
+    assert "2026-11-25 12:01:00 UTC" in behind.message
 
 
 @pytest.mark.parametrize("word", [None, DISABLED_BY_PEOPLE, LastWord("state", "enable", later(hours=-1))])
@@ -115,7 +162,7 @@ def test_an_enable_that_the_agent_has_not_heard_is_taken_back_at_once() -> None:
     unheard = told(ordered("enable", 5, None, digest=OTHER))
     for observation in (STOPPED, seen(ok=False, report=able(enabled=False), message="no answer")):
         made = order(OFF, observation, word=DISABLED_BY_US, records=unheard)
-        assert (made.action, made.generation) == ("disable", int(NOW.timestamp()))
+        assert (made.action, made.generation) == ("disable", GENERATION)
 
 
 def test_an_enable_that_people_overruled_is_not_under_way() -> None:
@@ -185,9 +232,9 @@ def test_a_service_without_agent_key_is_never_told() -> None:
 
 
 def test_a_silent_order_of_another_reconciler_gives_way_to_the_next_generation() -> None:
-    silent = told(ordered("disable", int(NOW.timestamp()) + 7, None, reconciler="reconciler-2"))
+    silent = told(ordered("disable", GENERATION + 7, None, reconciler="reconciler-2"))
     assert wait(OFF, RUNS, records=silent).message == "disable, ordered by reconciler-2"
-    assert order(OFF, RUNS, records=silent, lost=True).generation == int(NOW.timestamp()) + 8
+    assert order(OFF, RUNS, records=silent, lost=True).generation == GENERATION + 8
 
 
 def test_the_same_order_is_repeated_after_a_pause_that_doubles_up_to_five_minutes() -> None:
@@ -315,7 +362,9 @@ def test_an_agent_that_always_drifts_back_is_corrected_boundedly_for_a_day(
     orders: list[StateOperation] = []
     for minute in range(24 * 60):
         now = later(minutes=minute)
-        made = converge(main, PINNED, replace(DRIFTED, at=now), told(*orders), now, False, None)
+        assert DRIFTED.report
+        lately = replace(DRIFTED, at=now, report=replace(DRIFTED.report, at=instant_text(now)))
+        made = converge(main, PINNED, lately, told(*orders), now, False, None)
         if isinstance(made, Converge):
             outcome = answers[len(orders) % len(answers)]
             orders.append(ordered("configure", made.generation, outcome, at=now))

@@ -15,7 +15,7 @@ from capsule.decide.convergence import under_way
 from capsule.documents.types import ActionRequest, Service
 from capsule.lifecycle import RequestRecords, StateOperation, request_phase
 from capsule.plan import plan
-from capsule.trust.policy import frozen_until
+from capsule.trust.freezes import frozen_until
 from capsule.trust.state import Finding, InForce, JudgedRequest
 from capsule_agent.protocol.messages import Report
 from tests.unit.decide.made import configure_action, ordered, told

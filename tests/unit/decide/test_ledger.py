@@ -126,22 +126,33 @@ def test_why_is_the_reason_of_the_request_or_what_the_agent_repeated() -> None:
 
 def test_acknowledgements_are_told_by_their_results() -> None:
     judged = asked("acknowledge")
-    output = {"condition": "CorrectionStopped"}
+    output = {"condition": "CorrectionStopped", "since": instant_text(later(minutes=-7))}
     ledger = read_ledger(recorded(judged, done(judged, at=later(), outputs=output)))
-    assert ledger.acknowledged_at(CHAT, "CorrectionStopped") == later()
+    assert ledger.acknowledged == {CHAT: {"CorrectionStopped": frozenset([later(minutes=-7)])}}
+    assert ledger.acknowledged_at(CHAT, "CorrectionStopped") == later(minutes=-7)
     assert ledger.acknowledged_at(CHAT, "KeyChangedOutsideCapsule") is None
     assert ledger.acknowledged_at("other", "CorrectionStopped") is None
     assert ledger.last_change(CHAT) is None
-    assert not read_ledger(recorded(judged, done(judged, outputs={"condition": 7}))).acknowledged
+    assert not read_ledger(recorded(judged, done(judged, outputs={**output, "condition": 7}))).acknowledged
+    for since in ("soon", 7, True):
+        lying = recorded(judged, done(judged, outputs={**output, "since": since}))
+        assert read_ledger(lying).acknowledged_at(CHAT, "CorrectionStopped") is None
+    before = recorded(judged, done(judged, outputs={"condition": "CorrectionStopped"}))
+    assert read_ledger(before).acknowledged_at(CHAT, "CorrectionStopped") is None
     assert not read_ledger(recorded(judged, done(judged, outcome="failed", outputs=output))).acknowledged
 
 
-def test_of_several_acknowledgements_the_newest_counts() -> None:
+def test_of_several_acknowledgements_each_counts_for_what_it_saw() -> None:
     first, second = asked("acknowledge", "a-1"), asked("acknowledge", "a-2")
-    output = {"condition": "CorrectionStopped"}
-    late = records_of(first, done(first, at=later(), outputs=output))
-    early = records_of(second, done(second, at=later(hours=-2), outputs=output))
-    assert read_ledger(records(late, early)).acknowledged_at(CHAT, "CorrectionStopped") == later()
+
+    def output(minutes: int) -> dict[str, str]:
+        return {"condition": "CorrectionStopped", "since": instant_text(later(minutes=minutes))}
+
+    late = records_of(first, done(first, at=later(), outputs=output(-3)))
+    early = records_of(second, done(second, at=later(hours=-2), outputs=output(-150)))
+    ledger = read_ledger(records(late, early))
+    assert ledger.acknowledged_at(CHAT, "CorrectionStopped") == later(minutes=-3)
+    assert ledger.acknowledged[CHAT]["CorrectionStopped"] == {later(minutes=-3), later(minutes=-150)}
 
 
 def test_the_last_change_is_what_may_have_changed_a_value() -> None:

@@ -95,10 +95,49 @@ def test_who_cannot_or_need_not_ask_does_not(changes: dict[str, Any]) -> None:
 
 def test_a_proposal_is_made_once() -> None:
     (propose,) = decide(around()).propose
-    known = request(propose.name, "rejected")
+    known = request(propose.name, "rejected", spec={"requestedBy": "reconciler-1"})
     assert not decide(around(known)).propose
+    assert not decide(around(replace(known, verdict="refused", reason="Expired"))).propose
     past = recorded(known, done(known, outcome="failed"))
     assert not decide(around(records=past)).propose
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec": {"requestedBy": "alice"}},
+        {"spec": {"requestedBy": "mallory"}},
+        {"spec": {"action": "runHealthCheck"}},
+        {"spec": {"targets": ("other",)}},
+        {"spec": {"targets": ("openai-chat", "other")}},
+        {"verdict": "refused", "reason": "BadSignature"},
+        {"verdict": "refused", "reason": "RequestUnsigned"},
+        {"verdict": "refused", "reason": "InvalidDocument", "document": None},
+    ],
+)
+def test_whoever_takes_the_name_of_a_proposal_only_makes_it_take_the_next(changes: dict[str, Any]) -> None:
+    names = [proposal_name("openai-chat", DUE, again) for again in range(4)]
+    assert len(set(names)) == 4
+    asked = {"requestedBy": "reconciler-1", **changes.get("spec", {})}
+    squatted = request(names[0], **{"verdict": "rejected", **changes, "spec": asked})
+    (propose,) = decide(around(squatted)).propose
+    assert propose.name == names[1]
+    (propose,) = decide(around(squatted, taken=frozenset(names[1:3]))).propose
+    assert propose.name == names[3]
+    ours = request(names[2], "rejected", spec={"requestedBy": "reconciler-1"})
+    assert not decide(around(squatted, ours, taken=frozenset(names[1:2]))).propose
+    recorded_name = recorded(request(names[1]), done(request(names[1])))
+    (propose,) = decide(around(squatted, records=recorded_name)).propose
+    assert propose.name == names[2]
+
+
+def test_every_due_date_and_every_service_has_proposals_of_its_own() -> None:
+    early = request(proposal_name("openai-chat", DUE - DAY), "rejected", spec={"requestedBy": "reconciler-1"})
+    assert decide(around(early)).propose
+    other = {"requestedBy": "reconciler-1", "targets": ("other",)}
+    assert decide(around(request(proposal_name("other", DUE), "rejected", spec=other))).propose
+    for name in (proposal_name("a" * 63, DUE, 3), proposal_name("openai-chat", DUE, 10**6)):
+        assert re.fullmatch(NAME, name)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_reviews_are_asked_for_while_approvals_are_missing() -> None:
 def test_reviews_are_looked_at_again_while_what_rests_on_them_is_held() -> None:
     judged = request(rules={"openai-chat": FORGE_RULE}, approvals=(REVIEWED,), evidence="forge")
     begun = decide(world(judged, observations=agent(1, "forge")))
-    assert (len(begun.begin), begun.attest) == (1, ())
+    assert (len(begun.begin), len(begun.attest)) == (1, 1)
     held = decide(world(judged, quarantined=frozenset({judged.name})))
     assert (held.begin, held.attest) == ((), (Attest(judged),))
 

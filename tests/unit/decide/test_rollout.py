@@ -85,6 +85,10 @@ def test_a_disable_reaches_whom_it_can_at_once() -> None:
     assert begun(made) == ["c", "d"]
     assert holds(made) == [("a", "AgentNotReachable"), ("b", "UnknownAction")]
     assert not decide(made).refuse
+    observed = {name: seen(name, report=report(name, ("disable",), observe=True)) for name in NAMES}
+    nobody = decide(around(judged, records=kept(), observations=observed))
+    assert [(each.phase, each.reason) for each in nobody.refuse] == [("Rejected", "ObserveOnly")]
+    assert not nobody.hold
     careful = rollout(4, spec={"action": "disable"})
     assert not begun(around(careful, records=kept(), observations=observations))
 

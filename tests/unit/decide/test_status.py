@@ -297,9 +297,10 @@ def test_people_who_know_of_a_changed_key_clear_it() -> None:
     found = with_records(changed, before)
     assert types(found) == ["KeyChangedOutsideCapsule"]
     assert found is not None
-    early = {"KeyChangedOutsideCapsule": NOW}
-    assert with_records(changed, found.status, acknowledged=early) is None
-    known = {"KeyChangedOutsideCapsule": later(minutes=1)}
+    for other in (later(seconds=-1), later(seconds=1)):
+        another = {"KeyChangedOutsideCapsule": frozenset([other])}
+        assert with_records(changed, found.status, acknowledged=another, now=later(minutes=1)) is None
+    known = {"KeyChangedOutsideCapsule": frozenset([NOW])}
     for observation in (changed, None):
         cleared = with_records(observation, found.status, acknowledged=known, now=later(minutes=1))
         assert cleared is not None
@@ -308,6 +309,32 @@ def test_people_who_know_of_a_changed_key_clear_it() -> None:
     anew = with_records(third, found.status, acknowledged=known, now=later(minutes=2))
     assert anew is not None
     assert anew.status.spec.conditions[0].since == later(minutes=2)
+
+
+def test_a_second_change_of_a_key_is_not_the_one_that_people_saw() -> None:
+    first = with_records(seen(report=report(fingerprints={"apiKey": "hmac:2"})), recorded(seen()))
+    assert first is not None
+    third = seen(report=report(fingerprints={"apiKey": "hmac:3"}))
+    second = with_records(third, first.status, now=later(minutes=2))
+    assert second is not None
+    assert [each.since for each in second.status.spec.conditions] == [later(minutes=2)]
+    known = {"KeyChangedOutsideCapsule": frozenset([NOW])}
+    assert with_records(third, second.status, acknowledged=known, now=later(minutes=3)) is None
+    away = with_records(None, second.status, acknowledged=known, now=later(minutes=3))
+    assert away is None or types(away) == ["KeyChangedOutsideCapsule"]
+
+
+def test_corrections_that_stopped_again_are_not_those_that_people_saw() -> None:
+    first = with_records(seen(), recorded(seen()), stopped=later(minutes=-1))
+    assert first is not None
+    assert types(first) == ["CorrectionStopped"]
+    assert with_records(seen(), first.status, stopped=NOW, now=later(minutes=9)) is not None
+    again = with_records(seen(), first.status, stopped=later(minutes=8), now=later(minutes=9))
+    assert again is not None
+    assert [each.since for each in again.status.spec.conditions] == [later(minutes=9)]
+    same = with_records(seen(), first.status, stopped=NOW, now=later(minutes=9))
+    assert same is not None
+    assert [each.since for each in same.status.spec.conditions] == [NOW]
 
 
 @pytest.mark.parametrize(

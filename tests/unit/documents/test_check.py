@@ -199,6 +199,7 @@ def test_each_rule_that_nobody_can_satisfy_is_reported(tree: Tree) -> None:
         ("UnsatisfiableRule", 24),
     ]
     assert "there are 0 beside the requester" in found[0].message
+    assert found[0].expected == ""
 
 
 def test_a_team_stands_once_in_the_approvals_of_a_rule(tree: Tree) -> None:
@@ -259,13 +260,10 @@ def test_a_rule_takes_reviews_of_people_with_accounts_at_the_forge(tree: Tree) -
     assert evident(tree, "forge", account, forge=b"x") != [no_forge]  # settings that cannot be read
 
 
-def test_who_changes_settings_alone_may_name_a_forge_of_their_own(tree: Tree) -> None:
+def test_who_may_approve_and_has_no_account_is_named(tree: Tree) -> None:
     account = (BOB, f"{BOB} forge: {{github: 2}},")
-    guard = "{change: settings}\n      mayRequest: [owners]\n      approvals: "
-    alone = (f"{guard}[{{team: owners, count: 1}}]", f"{guard}[]")
-    ((reason, message),) = evident(tree, "forge", account, alone)
-    assert (reason, "settings alone" in message) == ("ForgeUnguarded", True)
-    assert evident(tree, "merge", account, alone) == []
+    ((reason, message),) = evident(tree, "forge", account, ("reviewers: [bob]", "reviewers: [bob, carol]"))
+    assert (reason, '"carol" may approve for "reviewers"' in message) == ("AccountMissing", True)
 
 
 def test_a_rule_takes_merges_of_people_with_an_email_of_their_own(tree: Tree) -> None:
@@ -284,17 +282,17 @@ def test_one_account_for_two_principals(tree: Tree) -> None:
     assert evident(tree, "signature", *both) == [("SharedAccount", 'this account is also listed for "bob"')]
 
 
-@pytest.mark.parametrize(
-    ("change", "evidence"), [("service", "forge"), ("policy", "forge"), ("policy", "merge")]
-)
-def test_changes_are_not_judged_by_reviews_nor_the_policy_by_merges(
-    tree: Tree, change: str, evidence: str
-) -> None:
-    text = POLICY_TEXT.replace(
-        f"{{change: {change}}}\n", f"{{change: {change}}}\n      evidence: {evidence}\n"
-    )
+@pytest.mark.parametrize("evidence", ["forge", "merge"])
+def test_the_policy_is_judged_neither_by_reviews_nor_by_merges(tree: Tree, evidence: str) -> None:
+    text = POLICY_TEXT.replace("{change: policy}\n", f"{{change: policy}}\n      evidence: {evidence}\n")
     found = only({**tree, "policy.yaml": text.encode()})
     assert (found.reason, found.severity) == ("EvidenceNotTaken", "warning")
+
+
+def test_changes_of_services_that_take_reviews_need_a_forge_and_accounts(tree: Tree) -> None:
+    text = POLICY_TEXT.replace("{change: service}\n", "{change: service}\n      evidence: forge\n")
+    found = check_tree({**tree, "policy.yaml": text.encode()})
+    assert {item.reason for item in found} == {"EvidenceOfNobody"}
 
 
 @pytest.mark.parametrize("match", ["{}", "{action: x, change: service}", "{selector: {a: b}}"])

@@ -347,3 +347,9 @@ def test_a_request_is_loaded_with_python_types() -> None:
     request = load_as(ActionRequest, REQUEST_TEXT.encode(), "x.yaml")
     assert request.spec.targets == ("openai-chat",)
     assert request.spec.expires.tzinfo is not None
+
+
+def test_a_tab_is_called_a_tab() -> None:
+    (problem,) = problems_of("apiVersion: capsule/v1\nkind: Service\nmetadata:\n\tname: chat\n")
+    assert (problem.line, problem.column, problem.reason) == (4, 1, "BadSyntax")
+    assert (problem.message, problem.expected, problem.hint) == ("a tab", "spaces", "indent with spaces")

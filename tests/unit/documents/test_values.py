@@ -27,6 +27,7 @@ from capsule.documents.scalars import (
 from capsule.documents.schemas import schema_of, schemas
 from capsule.documents.types import ANY_DOCUMENT, ChangedPath, Service
 from capsule_agent.protocol import messages
+from capsule_agent.protocol.ids import request_digest
 from tests.unit.documents.samples import SERVICE_TEXT, approval
 from tests.unit.documents.strategies import any_document
 
@@ -159,7 +160,7 @@ def service(text: str = SERVICE_TEXT) -> Service:
 
 
 def test_the_digest_of_bytes_is_that_of_the_wire_contract() -> None:
-    assert bytes_digest(b"x") == messages.request_digest(b"x")
+    assert bytes_digest(b"x") == request_digest(b"x")
     assert bytes_digest(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 

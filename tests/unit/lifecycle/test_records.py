@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capsule.documents.codec import emit
-from capsule.documents.paths import RequestFolder, StateFolder
+from capsule.documents.paths import ChangeFolder, RequestFolder, StateFolder
 from capsule.documents.types import Attestation, AttestationSpec, Metadata
 from capsule.lifecycle import Records, read_records
 from capsule.store.api import Draft, Person
@@ -180,3 +180,9 @@ def test_a_damaged_state_order_is_named_and_hides_no_other() -> None:
     kept = read_records(store, tip).desired["openai-chat"]
     assert [item.generation for item in kept.operations] == [9]
     assert kept.damaged == (bad,)
+
+
+def test_what_forges_said_of_changes_is_no_month_of_requests() -> None:
+    store = MemoryStore()
+    told: dict[str, bytes | None] = {ChangeFolder("ab" * 20).attestation(1): b"{}"}
+    assert read_records(store, commit(store, None, told)).months == {}

@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from capsule.trust.objects import BadObject, parse_commit
-from capsule.trust.policy import allowed_signers, load_policy, signer_of
+from capsule.trust.policy import signer_of
+from capsule.trust.policy_checks import load_policy
+from capsule.trust.published import allowed_signers
 from capsule_agent.protocol import sshsig
 from tests.trust_history import History, key, policy_text
 
@@ -91,7 +93,7 @@ def commits() -> Sequence[tuple[str, bytes, bool]]:
     tree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
     def made(**options: object) -> bytes:
-        return history.objects[history.raw_commit(tree, [], **options)][1]  # type: ignore[arg-type]
+        return history.objects[history.raw_commit(tree, [], **options)][1]  # type: ignore[arg-type]  # as named
 
     good = made(by=key("bob"))
     twice = b"author Mallory <m@example.com> 1764547200 +0000\n"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsule.documents.types import Freeze, Policy
-from capsule.trust.policy import freeze_in_force, frozen_until, load_policy
+from capsule.trust.freezes import freeze_in_force, frozen_until
+from capsule.trust.policy_checks import load_policy
 from tests.trust_history import policy_text
 
 PROD = {"env": "prod"}

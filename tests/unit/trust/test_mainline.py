@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from capsule.trust.mainline import BadRoot, advance, begin, judge
-from capsule.trust.policy import load_policy, signers_document
+from capsule.trust.policy_checks import load_policy
+from capsule.trust.published import signers_document
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
 from tests.trust_history import History, first_files, key, policy_text, service_text

@@ -8,21 +8,18 @@ import pytest
 
 from capsule.documents.types import Policy
 from capsule.trust.policy import (
-    InvalidPolicy,
-    allowed_signers,
     is_machine,
     is_person,
     is_satisfiable,
-    load_policy,
     may_approve,
     may_request,
     missing_approvals,
-    policy_problems,
     rule_for_action,
     rules_for_change,
     signer_of,
-    signers_document,
 )
+from capsule.trust.policy_checks import InvalidPolicy, load_policy, policy_problems
+from capsule.trust.published import allowed_signers, signers_document
 from capsule_agent.protocol import sshsig
 from tests.trust_history import key, policy_text
 
@@ -188,7 +185,8 @@ def test_allowed_signers_binds_keys_to_namespaces_and_drops_patterns() -> None:
     people = "git,capsule-request@v1,capsule-approval@v1,capsule-signers@v1,capsule-checkpoint@v1"
     assert lines[0] == f'alice,alice@example.com namespaces="{people}" {key("alice").public.text}'
     assert lines[3].startswith("dave namespaces=")
-    assert lines[5].startswith('reconciler-1 namespaces="git,capsule-order@v1,capsule-heartbeat@v1" ssh-')
+    machines = "git,capsule-order@v1,capsule-heartbeat@v1,capsule-checkpoint@v1"
+    assert lines[5].startswith(f'reconciler-1 namespaces="{machines}" ssh-')
 
 
 def test_signers_document_says_who_may_what() -> None:
@@ -208,7 +206,7 @@ def test_a_machine_that_may_ask_is_listed_so() -> None:
     teams = {"operators": ["alice", "reconciler-1"], "reviewers": ["bob"], "owners": ["carol"]}
     policy = load(teams=teams)
     assert signers_document(policy, "a" * 40, 1).principals["reconciler-1"].may == ("order", "request")
-    namespaces = "git,capsule-request@v1,capsule-order@v1,capsule-heartbeat@v1"
+    namespaces = "git,capsule-request@v1,capsule-order@v1,capsule-heartbeat@v1,capsule-checkpoint@v1"
     assert f'reconciler-1 namespaces="{namespaces}" ssh-' in allowed_signers(policy)
     teams["reviewers"].append("reconciler-1")
     may = signers_document(load(teams=teams), "a" * 40, 1).principals["reconciler-1"].may

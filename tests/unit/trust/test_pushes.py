@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from capsule.documents.paths import AUDIT, HEARTBEATS, MAIN
 from capsule.trust import pushes
-from capsule.trust.policy import signers_document
-from capsule.trust.pushes import Push, RefusedPush, judge_push
+from capsule.trust.mainline import judge
+from capsule.trust.objects import ObjectKind
+from capsule.trust.published import signers_document
+from capsule.trust.pushes import Push, judge_push
+from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
+from tests.served_history import Server, why
 from tests.trust_history import (
     Audit,
     History,
@@ -24,42 +27,6 @@ from tests.trust_history import (
 
 BRANCH = "refs/heads/request/r1"
 PROD = "services/openai-chat.yaml"
-
-
-class Server:
-    """A repository as the server has it, and a history on its way there."""
-
-    def __init__(self) -> None:
-        self.history = History.begun()
-        self.root = self.history.root
-        self.refs = {MAIN: self.root}
-
-    def push(self, *wanted: tuple[str, str | None], root: str | None = None) -> tuple[RefusedPush, ...]:
-        """Push each (ref, id), and take it when nothing is refused."""
-        moves = [Push(ref, self.refs.get(ref), new) for ref, new in wanted]
-        refused = judge_push(self.history, root or self.root, self.refs, moves)
-        if not refused:
-            for ref, new in wanted:
-                self.refs.pop(ref, None)
-                if new:
-                    self.refs[ref] = new
-        return refused
-
-    def main(self) -> tuple[RefusedPush, ...]:
-        return self.push((MAIN, self.history.tip))
-
-    def request(self, edits: Mapping[str, bytes | None], *parents: str) -> str:
-        """A commit with `edits` on top of the first parent, which is main's tip by default; main stays."""
-        history = self.history
-        before = history.files, history.tip
-        oid = history.commit(history.edited(edits), list(parents) or [history.tip])
-        history.files, history.tip = before
-        return oid
-
-
-def why(refused: tuple[RefusedPush, ...]) -> list[str]:
-    assert all(each.message and each.advice for each in refused)
-    return [each.reason for each in refused]
 
 
 @pytest.fixture
@@ -262,7 +229,7 @@ def test_audit_goes_on_from_a_commit_that_does_not_name_its_revision(server: Ser
 
 
 def test_an_audit_that_stands_on_nothing_is_not_gone_on_from(server: Server, audit: Audit) -> None:
-    orphan = server.history.raw_commit(server.history.tree(first_files()), [])
+    orphan = server.history.raw_commit(server.history.tree(first_files()), [], message="another root")
     server.refs[AUDIT] = audit.tip = orphan
     assert server.push((AUDIT, audit.step({}))) == ()  # its root is what `capsule audit verify` names
 
@@ -469,3 +436,58 @@ def test_other_branches_and_tags_are_free(server: Server) -> None:
 def test_what_is_no_commit_becomes_no_branch_that_counts(server: Server) -> None:
     blob = server.history.put("blob", b"x")
     assert why(server.push((MAIN, blob), (AUDIT, blob), (BRANCH, blob))) == ["WrongKind"] * 3
+
+
+# ---- what was judged before ------------------------------------------------------------------------
+
+
+def test_a_push_goes_on_from_what_was_judged_before_and_keeps_what_stands_here() -> None:
+    server = Server()
+    kept: list[MainState] = []
+    reads = CountingReader(server.history)
+
+    def push(new: str, known: MainState | None) -> list[str]:
+        moves = [Push(MAIN, server.refs[MAIN], new)]
+        found = judge_push(reads, server.root, server.refs, moves, known=lambda: known, keep=kept.append)
+        return why(found)
+
+    for number in range(30):
+        server.history.step({f"notes/{number}": b"x"})
+    server.refs[MAIN] = server.history.tip
+    new = server.history.step({"notes/new": b"x"})
+    assert push(new, None) == []
+    (known,) = kept
+    assert (known.tip, known.seen) == (server.refs[MAIN], None), "what stands here, not what is pushed"
+    whole, reads.count = reads.count, 0
+    assert push(new, known) == []
+    assert reads.count < whole / 4
+    assert len(kept) == 1, "nothing new to keep"
+    server.refs[MAIN] = new
+    bad = server.history.step({PROD: service_text().replace(b"gpt", b"xyz")})
+    assert push(bad, known) == push(bad, None) != []
+    assert [each.tip for each in kept] == [known.tip, new, new]
+
+
+def test_what_was_judged_of_another_line_of_main_is_not_gone_on_from() -> None:
+    server = Server()
+    aside = judge(server.history, server.root, server.history.step({"notes/aside": b"x"}))
+    server.history.tip = server.root
+    new = server.history.step({"notes/here": b"x"})
+    moves = [Push(MAIN, server.root, new)]
+    kept: list[MainState] = []
+    assert not judge_push(
+        server.history, server.root, server.refs, moves, known=lambda: aside, keep=kept.append
+    )
+    assert [each.tip for each in kept] == [server.root]
+
+
+class CountingReader:
+    """Counts what is read of a history."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self.count = 0
+
+    def read(self, oid: str) -> tuple[ObjectKind, bytes]:
+        self.count += 1
+        return self._history.read(oid)

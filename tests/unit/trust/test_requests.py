@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from capsule.trust.requests import RequestSet, expire, judge_requests
+from capsule.trust.state import Finding
 from tests.trust_history import (
+    DEFAULT_RULES,
     EXPIRES,
     History,
     approved,
@@ -93,6 +95,20 @@ def test_limits_count_the_share_of_all_services() -> None:
     assert found["r2"].verdict == "proposed"
 
 
+def test_no_share_of_all_services_is_too_large_for_a_disable() -> None:
+    settings = b"apiVersion: capsule/v1\nkind: Capsule\nmetadata: {name: team}\n"
+    disable = "{match: {action: disable}, mayRequest: [operators], approvals: []}"
+    policy = policy_text(rules=(disable, *DEFAULT_RULES))
+    raw = request_text(targets=("openai-chat", "mailer"), action="disable", params="{reason: Leak}")
+    history = History.begun({**first_files(), "capsule.yaml": settings, "policy.yaml": policy})
+    history.step(history.request(raw))
+    assert judge_requests(history, history.judged())["r1"].verdict == "approved"
+    few = settings + b"spec: {limits: {maxTargets: 1}}\n"
+    history = History.begun({**first_files(), "capsule.yaml": few, "policy.yaml": policy})
+    history.step(history.request(raw))
+    assert judge_requests(history, history.judged())["r1"].reason == "TooManyTargets"
+
+
 def test_time_is_told_and_never_remembered() -> None:
     history, _ = approved()
     state = history.judged()
@@ -134,6 +150,9 @@ def test_a_branch_without_its_request_is_a_finding() -> None:
     assert dict(found) == {}
     assert len(found) == 0
     assert [(each.reason, each.path) for each in found.findings] == [("BranchWithoutRequest", BRANCH)]
+    assert found.without_request == {"r1"}
+    several = (*found.findings, Finding("TooLarge", "too many requests", "requests/2026/11"))
+    assert RequestSet({}, several).without_request == {"r1"}
 
 
 def test_what_did_not_change_is_neither_read_nor_judged_again() -> None:
@@ -214,3 +233,33 @@ def test_a_rejection_that_does_not_count_is_still_told_as_a_rejection() -> None:
     history, _ = approved(decision="reject", signer=key("mallory"))
     (seen,) = judge_requests(history, history.judged(), {})["r1"].approvals
     assert (seen.decision, seen.counts) == ("reject", False)
+
+
+def test_a_month_of_which_nothing_changed_is_taken_as_it_was() -> None:
+    history = History.begun()
+    for month in ("2026/10", "2026/11"):
+        raw = request_text(f"r{month[-2:]}")
+        history.step(history.request(raw, f"r{month[-2:]}", month=month))
+    known = judge_requests(history, history.judged())
+    raw = request_text("new")
+    history.step(history.request(raw, "new", month="2026/11"))
+    again = judge_requests(history, history.judged(), {}, known)
+    assert again.months["2026/10"] is known.months["2026/10"]
+    assert again.months["2026/11"].keys() == {"r11", "new"}
+    assert again["r11"] is known["r11"], "its month is walked, and it is not judged again"
+    begun = judge_requests(history, history.judged(), {}, again, begun={"r10": ["openai-chat"]})
+    assert begun.months["2026/10"] is not again.months["2026/10"]
+    assert begun.months["2026/11"] is again.months["2026/11"]
+
+
+def test_a_name_that_stands_twice_for_a_while_is_neither_lost_nor_approved_from_memory() -> None:
+    history, raw = approved()
+    known = judge_requests(history, history.judged())
+    copy = history.request(raw, month="2026/10") | history.approval("bob", raw, month="2026/10")
+    history.step(copy)
+    doubled = judge_requests(history, history.judged(), {}, known)
+    assert (doubled["r1"].reason, doubled.months["2026/10"]["r1"].verdict) == ("DuplicateRequest", "refused")
+    assert "r1" not in doubled.months["2026/11"], "a name is shown once, in its first month"
+    history.step(dict.fromkeys(copy))
+    single = judge_requests(history, history.judged(), {}, doubled)
+    assert (single["r1"].verdict, single["r1"].path) == ("approved", known["r1"].path)

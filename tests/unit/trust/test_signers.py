@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from capsule.trust.policy import load_policy, signers_document
+from capsule.trust.policy_checks import load_policy
+from capsule.trust.published import signers_document
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
 from tests.trust_history import Files, History, key, policy_text

@@ -10,7 +10,7 @@ import pytest
 
 from capsule.trust.records import REASONS
 from tests.trust_history import (
-    NOON,
+    GENERATION,
     Audit,
     Files,
     History,
@@ -98,8 +98,8 @@ def test_correction_sets_pins_of_the_document() -> None:
 
 def test_generations_rise_without_end() -> None:
     audit = ordered()
-    audit.step(audit.state_order(generation=NOON + 1), trailers=SWITCHED)
-    audit.step(audit.state_result(generation=NOON + 1), trailers=DONE)
+    audit.step(audit.state_order(generation=GENERATION + 1), trailers=SWITCHED)
+    audit.step(audit.state_result(generation=GENERATION + 1), trailers=DONE)
     audit.step(audit.state_result(), trailers=DONE)
     verdict = audit.verdict()
     assert verdict.first_bad is None
@@ -107,7 +107,7 @@ def test_generations_rise_without_end() -> None:
 
 
 def test_generation_goes_on_from_one_that_a_fast_clock_made() -> None:
-    fast = NOON + 80_000
+    fast = GENERATION + 80_000_000
     audit = ordered(generation=fast)
     for more in range(1, 8):
         audit.step(audit.state_order(generation=fast + more), trailers=SWITCHED)
@@ -139,14 +139,31 @@ def test_receipt_after_the_service_is_gone() -> None:
 def test_enabled_again_once_a_document_settled_a_request() -> None:
     """Disabled by a request, then by the document, then enabled by the document."""
     audit = disabled_by_request(enabled=False)
-    audit.step(audit.state_order(generation=NOON), trailers=SWITCHED)
+    audit.step(audit.state_order(generation=GENERATION), trailers=SWITCHED)
     later = datetime(2026, 11, 23, 12, 2, tzinfo=UTC)
     audit.step(audit.state_result(recorded_at=later), trailers=DONE)
     on = service_text()
     words = audit.history.change_word("bob", {CHAT: (service_text(extra=OFF), on)})
     audit.history.step({CHAT: on, **words}, by="alice")
     enable = (SWITCHED[0], ("Capsule-Action", "enable"))
-    audit.step(audit.state_order(action="enable", generation=NOON + 1), trailers=enable)
+    audit.step(audit.state_order(action="enable", generation=GENERATION + 1), trailers=enable)
+    assert audit.reason() is None
+
+
+def test_enabled_again_by_a_document_after_people_enabled_it() -> None:
+    """Only a person's `disable` holds: one who enabled a service stands in no document's way."""
+    files = first_files()
+    rule = b"  rules:\n    - {match: {action: enable}, mayRequest: [operators], approvals: []}\n"
+    files["policy.yaml"] = files["policy.yaml"].replace(b"  rules:\n", rule)
+    audit = Audit(History.begun(files))
+    raw = request_text(action="enable", params="{}")
+    audit.history.step(audit.history.request(raw), merge=True)
+    enable = (SWITCHED[0], ("Capsule-Action", "enable"))
+    asked = (("Capsule-Request", "r1"), *enable)
+    audit.step(audit.claim(raw, action="enable", approved_by=()), trailers=asked)
+    receipt = audit.receipt(raw, action="enable")
+    audit.step(audit.result(raw, action="enable", receipt=receipt), trailers=asked)
+    audit.step(audit.state_order(action="enable"), trailers=enable)
     assert audit.reason() is None
 
 

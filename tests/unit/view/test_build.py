@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from capsule.documents.paths import AUDIT, HEARTBEATS, MAIN
 from capsule.trust.objects import MissingObject, ObjectKind
+from capsule.trust.policy_checks import load_policy
 from capsule.view.build import SnapshotCache, Unreadable, snapshot
+from capsule.view.events import events_of
+from capsule.view.freezes import freezes_at
 from capsule.view.heartbeat import Heartbeat, encode_heartbeat
 from capsule.view.model import RequestRow, ServiceRow, Snapshot
 from capsule.view.requests import with_waits
+from capsule.view.summary import summary
 from tests.web.chronicle import KEYS, POLICY_TEXT, RECONCILER, Chronicle, service_text
 from tests.web.integration_services import (
     CHECK_ZENDESK,
@@ -79,6 +83,9 @@ def test_every_service_has_its_status_and_its_reason(story: Chronicle) -> None:
     }
     assert (seen.title, seen.main, seen.audit) == ("Integration services", story.ref(MAIN), story.ref(AUDIT))
     assert (seen.suspended, seen.conditions) == ("", ())
+    assert [each.message for each in seen.freezes] == [
+        "team=billing is frozen until 2026-12-01 00:00 UTC: Month end"
+    ]
 
 
 def test_which_one_is_up_what_is_it_pinned_to_who_rotated_its_key_when(story: Chronicle) -> None:
@@ -193,9 +200,11 @@ def test_a_dead_reconciler_makes_everything_stale(story: Chronicle) -> None:
     assert alive.revision == look(story, cache, NOW).revision != dead.revision
 
 
-def test_without_any_heartbeat_everything_is_stale() -> None:
+def test_without_any_heartbeat_nothing_is_known() -> None:
     seen = look(_one_service())
-    assert [(row.status, row.since) for row in seen.services] == [("STALE", None)]
+    assert [(row.status, row.reason, row.since) for row in seen.services] == [
+        ("UNKNOWN", "HeartbeatUnknown", None)
+    ]
     assert seen.heartbeats == ()
 
 
@@ -295,7 +304,25 @@ def test_phases_are_derived(story: Chronicle) -> None:
         ROTATE_OPENAI: "Succeeded",
         REJECTED: "Rejected",
     }
-    assert [row.path for row in seen.requests] == sorted((row.path for row in seen.requests), reverse=True)
+
+
+def test_what_waits_stands_first_then_what_is_under_way_then_the_newest(story: Chronicle) -> None:
+    story.request("audit-me-a1b2", "rotateKey", ("openai-chat",), reason="No day in its name")
+    story.request("20261123-a-newer-one-z9z9", "rotateKey", ("openai-chat",), reason="x", branch=True)
+    story.now += timedelta(minutes=5)
+    story.request("20261101-named-long-ago-z9z9", "rotateKey", ("openai-chat",), reason="x", branch=True)
+    seen = look(story, now=NOW)
+    assert [(row.name, row.phase) for row in seen.requests] == [
+        ("20261101-named-long-ago-z9z9", "Proposed"),
+        ("20261123-a-newer-one-z9z9", "Proposed"),
+        (ROTATE_TWO, "Proposed"),
+        ("audit-me-a1b2", "Proposed"),
+        (ROTATE_STRIPE, "Held"),
+        (CHECK_ZENDESK, "Succeeded"),
+        (ROLLOUT, "Stopped"),
+        (ROTATE_OPENAI, "Succeeded"),
+        (REJECTED, "Rejected"),
+    ]
 
 
 def test_a_proposed_request_says_who_can_give_what_is_missing(story: Chronicle) -> None:
@@ -537,3 +564,36 @@ def _text(name: str) -> str:
 def _one_service(more: str = "") -> Chronicle:
     text = service_text("solo", labels={"team": "search"}, pins={"version": "1.0.0"}, more=more)
     return Chronicle(NOW, {"services/solo.yaml": text})
+
+
+# ---- freezes, and all of it in a sentence -------------------------------------------------------
+
+
+def test_a_freeze_is_told_while_it_holds(story: Chronicle) -> None:
+    freezes = POLICY_TEXT.replace("selector: {team: billing}", "except: [owners]").replace(
+        '      reason: "Month end"\n', ""
+    )
+    policy = load_policy(freezes.encode(), "policy.yaml")
+    start, end = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+    (told,) = freezes_at(policy, start)
+    assert told.message == "everything is frozen until 2026-12-01 00:00 UTC (except owners)"
+    assert list(freezes_at(policy, end)) == list(freezes_at(policy, start - timedelta(seconds=1))) == []
+    assert all("Freeze" not in str(event) for event in events_of(look(story)))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ((), "No services yet."),
+        (("HEALTHY",), "The one service is healthy."),
+        (("HEALTHY", "HEALTHY"), "All 2 services are healthy."),
+        (("OFFLINE",), "1 service needs attention."),
+        (("OFFLINE", "STALE", "HEALTHY"), "2 of 3 services need attention, 1 is fine."),
+        (("DISABLED", "DISABLED", "HEALTHY"), "1 of 3 services is fine, 2 are switched off."),
+    ],
+)
+def test_all_services_in_a_sentence(story: Chronicle, statuses: tuple[str, ...], said: str) -> None:
+    seen = look(story)
+    calm = next(row for row in seen.services if row.status == "HEALTHY")
+    rows = tuple(replace(calm, status=status, conditions=(), drift=()) for status in statuses)
+    assert summary(replace(seen, services=rows)) == said

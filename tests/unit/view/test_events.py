@@ -148,6 +148,7 @@ def test_drift_is_an_event_for_each_pin_and_value(seen: Snapshot, calm: ServiceR
         ("KeyDueSoon", "KeyDueSoon"),
         ("KeyOverdue", "KeyOverdue"),
         ("KeyChangedOutsideCapsule", "KeyChangedOutsideCapsule"),
+        ("SecretInReport", "SecretInReport"),
         ("TrustOutdated", "TrustOutdated"),
         ("ChangePending", "ChangePending"),
         ("StatusUnreadable", "Finding"),

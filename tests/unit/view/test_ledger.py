@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from capsule.documents.paths import AUDIT
+from capsule.documents.paths import AUDIT, MAIN
 from capsule.trust.objects import first_parents
 from capsule.view.export import COLUMNS, as_csv, as_json_lines, safe_cell
 from capsule.view.ledger import Ledger
 from capsule.view.ledger_rows import EXCEPTIONS, LedgerRow, Selection, chosen, exceptions_of
 from capsule.view.report import Proof, Report, as_html, as_markdown, as_value
 from tests.trust_history import Audit, approved, key
+from tests.trust_history import service_text as fixture_service
 from tests.web.chronicle import Chronicle, service_text
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
@@ -38,7 +39,7 @@ def _mail() -> str:
 
 
 def _read(story: Chronicle) -> tuple[Ledger, list[LedgerRow]]:
-    ledger = Ledger(story.store, story.root)
+    ledger = Ledger(story.store, story.root, story.ref(MAIN))
     commits = list(first_parents(story.store, story.ref(AUDIT), story.root))[::-1]
     return ledger, [row for commit in commits for row in ledger.step(commit)]
 
@@ -155,28 +156,63 @@ def test_damage_is_a_row_and_never_a_gap(story: Chronicle) -> None:
 def test_desired_state_orders_are_rows() -> None:
     history, _ = approved()
     audit = Audit(history)
-    ledger = Ledger(history, history.root)
+    ledger = Ledger(history, history.root, history.tip)
     rows: list[LedgerRow] = []
     for edits in (audit.state_order(), audit.state_result()):
         rows += ledger.step(audit.step(edits, by=key("reconciler-1"), subject="x"))
     assert [(row.kind, row.action, row.outcome) for row in rows] == [
         ("desired-state", "disable", "succeeded")
     ]
-    lonely = audit.state_result(generation=1_795_435_800)
+    lonely = audit.state_result(generation=1_795_435_800_000)
     assert list(ledger.step(audit.step(lonely, by=key("reconciler-1"), subject="x"))) == []
-    audit.step(audit.state_order(generation=1_795_435_900), by=key("reconciler-1"), subject="x")
+    audit.step(audit.state_order(generation=1_795_435_900_000), by=key("reconciler-1"), subject="x")
     assert list(ledger.step(audit.tip)) == []
     assert [(row.kind, row.outcome) for row in ledger.unfinished()] == [("desired-state", "running")]
 
 
 def test_a_request_taken_in_from_its_branch_is_no_step_of_main() -> None:
+    """It was cut from main's tip, so along first parents it leads on from there: what comes after it on main
+    must be told all the same."""
     history, _ = approved()
     audit = Audit(history)
-    main, files = history.tip, history.files
-    ledger = Ledger(history, history.root)
-    lonely = history.raw_commit(history.tree(files), [history.root], message="elsewhere")
-    assert list(ledger.step(audit.step({}, by=key("reconciler-1"), branches=[lonely], subject="x"))) == []
-    assert ledger.state.tip == main
+    before = history.tip
+    branch = history.raw_commit(history.tree(history.files), [before], message="Ask")
+    seen = [audit.step({}, by=key("reconciler-1"), branches=[branch], subject="x")]
+    history.step({"services/openai-chat.yaml": fixture_service("openai-chat", env="test")}, by=None)
+    seen.append(audit.step({}, by=key("reconciler-1"), subject="x"))
+    history.step({"policy.yaml": b"broken"}, by=None)
+    seen.append(audit.step({}, by=key("reconciler-1"), subject="x"))
+    ledger = Ledger(history, history.root, history.tip)
+    assert list(ledger.step(seen[0])) == []
+    assert ledger.state.tip == before
+    assert [row.reason for row in ledger.step(seen[1])] == ["ChangeNotAuthorised"]
+    assert [row.reason for row in ledger.step(seen[2])] == ["ChangeNotAuthorised", "MainSuspended"]
+    assert ledger.state.tip == history.tip
+
+
+def test_labels_are_followed_past_a_request_from_its_branch(story: Chronicle) -> None:
+    request = story.request("away", "runHealthCheck", ("chat",), reason="Look", branch=True)
+    story.record(story.claim(request, "chat"), "claimed", branches=[story.ref("refs/heads/request/away")])
+    story.commit({"services/mail.yaml": _mail().replace("env: test", "env: prod")}, "Relabel")
+    story.record(story.result(request, "chat", "succeeded", "Done"), "ended")
+    ledger, _ = _read(story)
+    assert ledger.state.tip == story.ref(MAIN)
+    assert [change.path for change in ledger.state.pending] == ["services/mail.yaml"]
+
+
+def test_a_main_that_was_rewound_is_an_exception() -> None:
+    history, _ = approved()
+    audit = Audit(history)
+    gone = history.tip
+    first = audit.step({}, by=key("reconciler-1"), subject="x")
+    history.tip = history.root
+    history.step({"README.md": b"another main"}, by=None)
+    second = audit.step({}, by=key("reconciler-1"), subject="x")
+    ledger = Ledger(history, history.root, history.tip)
+    assert list(ledger.step(first)) == []
+    assert ledger.state.tip == gone
+    (row,) = ledger.step(second)
+    assert (row.reason, row.message.split(":")[0]) == ("MainSuspended", "HistoryRewritten")
 
 
 def test_selections() -> None:
@@ -239,7 +275,7 @@ def _report(proof: Proof, rows: tuple[LedgerRow, ...] = (), **selection: Any) ->
 
 def test_the_top_says_whether_it_was_proved() -> None:
     for proof, told in (
-        (Proof(True, "from root"), "Proved: from root"),
+        (Proof(True, "proved from root 6f1c: 1 operation"), "Proved from root 6f1c: 1 operation"),
         (Proof(False, "does not hold", "d" * 40), "NOT PROVED: does not hold"),
         (
             Proof(None, "--no-verify."),
@@ -280,6 +316,16 @@ def test_a_report_tells_rotations_keys_and_is_the_same_each_time(story: Chronicl
     _rotated(story)
     ledger, rows = _read(story)
     report = Report("R", "a", "b", "c", Selection(), NOW, Proof(True, "x"), tuple(rows), ledger.keys(NOW))
+    page = as_html(report)
+    assert (
+        '<time datetime="2026-11-10T12:02:00Z" title="2026-11-10T12:02:00Z">2026-11-10 12:02 UTC</time>'
+        in page
+    )
+    assert '<div class="wide" role="region" tabindex="0" aria-label="Operations">' in page
+    assert "td.long{white-space:normal" in page
+    assert '<td class="long">' in page
+    assert "<td>rotateKey</td>" in page
+    assert "<td>not on record</td>" in page
     value = as_value(report)
     assert value["rotations"] == [{"service": "chat", "count": 2, "last": "2026-11-10T12:02:00Z"}]
     assert as_markdown(report) == as_markdown(report)
@@ -289,3 +335,18 @@ def test_a_report_tells_rotations_keys_and_is_the_same_each_time(story: Chronicl
         "R", "a", "b", "c", Selection(), NOW, Proof(True, "x"), (), ledger.keys(NOW + timedelta(days=3))
     )
     assert "OVERDUE" in as_markdown(late)
+
+
+def test_labels_that_nobody_knows_fit_every_selector_and_are_marked() -> None:
+    known = LedgerRow(NOW, "operation", "chat", "rotateKey", "succeeded", "Done", labels={"env": "prod"})
+    lost = LedgerRow(NOW, "operation", "lost", "rotateKey", "succeeded", "Done", labels=None)
+    alarm = LedgerRow(NOW, "exception", "gone", "", "damaged", "DamagedRecord", labels=None)
+    rows = [known, lost, alarm]
+    assert list(chosen(rows, Selection(selector={"env": "test"}))) == [lost, alarm]
+    cells = list(csv.DictReader(io.StringIO("".join(as_csv(rows)), newline="")))
+    assert [cell["labels"] for cell in cells] == ["env=prod", "unknown", "unknown"]
+    values = [json.loads(line)["labels"] for line in as_json_lines(rows)]
+    assert values == [{"env": "prod"}, None, None]
+    page = as_html(_report(Proof(True, "proved"), tuple(rows)))
+    assert "<td>gone (labels unknown)</td>" in page
+    assert '<td class="long">unknown</td>' in page

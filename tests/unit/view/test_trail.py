@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from capsule.documents.paths import AUDIT
+from capsule.documents.paths import AUDIT, MAIN
 from capsule.trust.objects import MissingObject
 from capsule.view.trail import on_trail, trail, trail_page
 from tests.web.chronicle import Chronicle
@@ -104,3 +104,20 @@ def test_a_clone_that_ends_before_the_root_says_so_whatever_is_looked_for(story:
     assert (len(page.rows), page.following) == (5, None)
     with pytest.raises(MissingObject):
         next(trail(story.store, rows[4].commit, story.root))
+
+
+def test_a_row_that_takes_in_main_says_what_of(story: Chronicle) -> None:
+    for subject in ("Merge request/20261101-rotate-chat-a1b2\n\nMore of it", "x" * 300):
+        merged = story.commit({"README.md": subject}, subject)
+        story.record({}, f"take in main {merged[:12]}")
+    rows = list(trail(story.store, story.ref(AUDIT), story.root, limit=3))
+    assert [row.about for row in rows] == ["x" * 99 + "…", "Merge request/20261101-rotate-chat-a1b2", ""]
+    page = trail_page(story.store, story.ref(AUDIT), story.root, limit=1, search=10)
+    assert page.rows == tuple(rows[:1])
+    story.store.remove([story.ref(MAIN)])
+    assert next(trail(story.store, story.ref(AUDIT), story.root)).about == ""
+
+
+def test_a_row_that_only_says_so_takes_in_nothing(story: Chronicle) -> None:
+    story.record({}, "take in main 0123456789ab")
+    assert next(trail(story.store, story.ref(AUDIT), story.root)).about == ""

@@ -20,6 +20,7 @@ from capsule.view.uptime import (
     incidents,
     last_sign,
     percent,
+    thin_record,
     timeline,
 )
 
@@ -160,6 +161,15 @@ def test_no_day_is_shorter_or_longer_when_clocks_change(changing: str) -> None:
 def test_only_what_was_always_up_is_shown_as_100_percent() -> None:
     shown = [percent(value) for value in (1.0, 0.999999, 0.9995, 0.0, None)]
     assert shown == ["100 %", "99.99 %", "99.95 %", "0.00 %", "–"]
+
+
+def test_a_window_of_which_little_is_on_record_says_how_much() -> None:
+    shown = told(moment(48, "HEALTHY"))
+    assert [thin_record(each) for each in shown.windows] == [None, 48 * HOUR, 48 * HOUR, 48 * HOUR]
+    assert [thin_record(each) for each in told().windows] == [None] * 4
+    disabled = told(moment(48, "HEALTHY"), moment(40, "DISABLED"))
+    assert thin_record(disabled.windows[0]) is None
+    assert thin_record(disabled.windows[1]) == 48 * HOUR
 
 
 # ---- whatever the history ------------------------------------------------------------------------
