@@ -260,7 +260,7 @@ def reaching(folder: Path) -> Tests:
     lines = [line.split(" ", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
     bad = {name for outcome, _, name in lines if outcome == "failed"}
     if bad:
-        print(f"{len(bad)} tests fail without any mutant and are left out", flush=True)
+        print(f"{len(bad)} tests fail without any mutant and are left out:", *sorted(bad), flush=True)
     data = CoverageData(str(folder / ".coverage"))
     data.read()
     found: dict[tuple[str, int], list[str]] = {}
