@@ -134,7 +134,13 @@ def mutants(module: str) -> Iterator[Mutant]:
                 source = _with(tree, node, made)
                 if source not in seen:
                     seen.add(source)
-                    yield Mutant(module, function.name, node.lineno, what, source)  # type: ignore[attr-defined]  # has a line
+                    yield Mutant(module, function.name, _line(node), what, source)
+
+
+def _line(node: ast.AST) -> int:
+    """Where the code of a node begins, as coverage counts lines: of an `if`, where its condition stands."""
+    begins = node.test if isinstance(node, ast.If) else node
+    return begins.lineno  # type: ignore[attr-defined]  # every node that is mutated has a line
 
 
 def _with(tree: ast.Module, node: ast.AST, made: ast.AST) -> str:

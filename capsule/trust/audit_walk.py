@@ -2,7 +2,8 @@
 
 Rules kept: main is judged up to each revision that audit takes in, and by what was recorded of reviews so
 far; what a commit records is judged by the state it was made under; only the machine's folders change, and
-records are only ever added. What is kept between two proofs is this. Called by audit.
+records are only ever added. A commit tells the time for main only if a machine of the policy before it signed
+it, and never one before the latest that was told. What is kept between two proofs is this. Called by audit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from capsule.documents.paths import MACHINE_FOLDERS, RECORDS, SERVICES, STATUS, service_name
 from capsule.documents.types import Policy
@@ -37,7 +39,7 @@ class BadStep(Exception):
 
 class SeenOnWay:
     """When audit took in the steps of main, as the verification comes by; now is the time of the commit that
-    is looked at."""
+    is looked at, and None as long as nobody may tell it."""
 
     def __init__(self, positions: Mapping[bytes, int]) -> None:
         self.now: datetime | None = None
@@ -55,9 +57,23 @@ class SeenOnWay:
         self._points.append(position)
         self._times.append(self.now)
 
+    def tell(self, now: datetime) -> None:
+        """It is so late, as is certain now: so it was for what was taken in while nobody told the time."""
+        self.now = now
+        if self._times and self._times[-1] is None:
+            self._times[-1] = now
+
     def of(self, step: str) -> datetime | None:
         at = bisect_left(self._points, self._positions.get(bytes.fromhex(step), 0))
         return self._times[at] if at < len(self._times) else None
+
+
+class _Named(NamedTuple):
+    """Whose signature one is under a policy; nobody's has no name, and says why."""
+
+    policy: Policy
+    name: str
+    error: str = ""
 
 
 class Walk:
@@ -104,10 +120,15 @@ class Walk:
         """Prove one commit. Raises BadStep, BadRecord, BadObject."""
         info = objects.read_commit(self._reader, commit)
         before = self.state
-        self._seen.now = committed_at(info)
-        self._latest = max(self._latest, self._seen.now)
+        told = max(self._latest, committed_at(info))
+        known = self._named(commit, info, before, told)
+        # Who is a machine only by what this very commit takes in tells no time for that: dated keys let in
+        # nothing by the word of whom they let in.
+        self._seen.now = told if is_machine(known.policy, known.name) else None
         branches = self._take_in_main(info)
-        signer = self._signer(commit, info, before)
+        signer = self._signer(commit, info, known, before, told)
+        self._latest = told
+        self._seen.tell(told)
         entries = self._entries(info)
         status, added = self._changed(entries)
         if not status and not added and len(info.parents) == 1:
@@ -144,27 +165,31 @@ class Walk:
                 raise BadStep("MainNotTakenOver", f"takes in {points[0]}: {reason}")
         return branches
 
-    def _signer(self, commit: str, info: CommitInfo, before: MainState) -> str:
-        """The machine that signed: of the policy before, or of the one that this very commit takes in.
+    def _signer(self, commit: str, info: CommitInfo, known: _Named, before: MainState, told: datetime) -> str:
+        """The machine that signed: of the policy before (where `known` is who signed), or of the one that this
+        very commit takes in.
 
         A key that ended speaks for no commit behind one of a later time, whatever time that commit says.
         """
+        changed = self.state.policy is not before.policy
+        for named in (self._named(commit, info, self.state, told) if changed else known, known):
+            if named.name:
+                if not is_machine(named.policy, named.name):
+                    raise BadStep("AuditByPerson", f"signed by {named.name}")
+                return named.name
+        raise BadStep("AuditBadSignature", known.error)
+
+    def _named(self, commit: str, info: CommitInfo, state: MainState, told: datetime) -> _Named:
+        """Whose signature it is under the policy of `state`, as it was at that time. Raises BadStep."""
         if info.signature is None:
             raise BadStep("AuditUnsigned", "the commit carries no signature")
-        found_key = self._signed_with(commit)
-        error: sshsig.BadSignature | None = None
-        for state in (self.state, before):
-            policy = policy_at(state.policy.document, self._latest)
-            try:
-                signer = holder_of(policy, found_key) if found_key else ""
-                signer = signer or signer_of(policy, info.signed_payload, info.signature, sshsig.COMMIT)
-            except sshsig.BadSignature as found:
-                error = found
-                continue
-            if not is_machine(policy, signer):
-                raise BadStep("AuditByPerson", f"signed by {signer}")
-            return signer
-        raise BadStep("AuditBadSignature", str(error))
+        policy, key = policy_at(state.policy.document, told), self._signed_with(commit)
+        try:
+            name = holder_of(policy, key) if key else None
+            name = name or signer_of(policy, info.signed_payload, info.signature, sshsig.COMMIT)
+            return _Named(policy, name)
+        except sshsig.BadSignature as error:
+            return _Named(policy, "", str(error))
 
     def _entries(self, info: CommitInfo) -> dict[str, TreeEntry]:
         """The top of the tree, which but for the machine's folders must be that of main."""

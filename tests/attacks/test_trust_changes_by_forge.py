@@ -165,20 +165,22 @@ def test_review_of_who_wrote_a_commit_of_it(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize(
-    "stranger",
+    ("stranger", "named"),
     [
-        Writer(email="nobody@evil.example"),
-        Writer(user=999, email="nobody@evil.example"),
-        Writer(user=999),
-        Writer(),
-        Writer(email="102+bob@users.noreply.evil.example"),
+        (Writer(email="nobody@evil.example"), "nobody@evil.example"),
+        (Writer(user=999, email="nobody@evil.example"), "nobody@evil.example"),
+        (Writer(user=999, email="n" * 90 + "@evil.example"), "n" * 90 + "@evil.exam,"),
+        (Writer(user=999), "account 999"),
+        (Writer(), "nobody it names"),
+        (Writer(email="102+bob@users.noreply.evil.example"), "102+bob@users.noreply.evil.example"),
     ],
 )
-def test_commit_by_nobody_whom_the_policy_knows(stranger: Writer) -> None:
+def test_commit_by_nobody_whom_the_policy_knows(stranger: Writer, named: str) -> None:
     """Bob writes under an address of nobody on alice's branch, and approves it alone."""
     desk = changed(MALLORY)
     desk.review(review("bob"), writers=[Writer(user=ACCOUNTS["alice"]), stranger])
     assert "(UnknownWriter)" in desk.why()
+    assert named in desk.why()
     assert (desk.state().pending[0].authors, desk.state().pending[0].approved_by) == ((), ())
     assert desk.audit.reason() is None
 

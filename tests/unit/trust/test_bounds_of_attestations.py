@@ -11,7 +11,7 @@ from capsule.documents.types import Attestation, Policy
 from capsule.trust import attestations
 from capsule.trust.attestations import awaits_reviews
 from capsule.trust.requests import judge_requests
-from tests.evidence_history import HEAD, SERVER, Desk, files_of, policy_of, review
+from tests.evidence_history import ACCOUNTS, HEAD, SERVER, Desk, files_of, policy_of, review
 from tests.trust_history import DEFAULT_RULES, History, request_text
 from tests.unit.worlds import request
 
@@ -79,3 +79,10 @@ def test_targets_that_were_begun_may_differ_and_no_others() -> None:
             desk.history, desk.history.judged(), attestations={"r1": [told]}, begun={"r1": begun}
         )
         assert [each.reason for each in found["r1"].approvals] == [reason]
+
+
+def test_what_strangers_say_without_deciding_is_not_recorded() -> None:
+    desk = Desk.of("forge")
+    desk.squash()
+    found = desk.attest(review("carol", "commented"), review(999, "commented"), review(998))
+    assert [each.user for each in found.spec.reviews] == [ACCOUNTS["carol"], 998]

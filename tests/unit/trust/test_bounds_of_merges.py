@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from capsule.documents.types import ForgeKind, ForgeSettings, Policy
 from capsule.trust import merged_changes, merges
 from capsule.trust.merges import Arrivals, author_of, holders_of
+from capsule.trust.requests import judge_requests
 from tests.evidence_history import Desk, files_of, policy_of
 from tests.trust_history import Files, History, service_text
 
@@ -65,6 +68,24 @@ def test_a_machine_is_no_author_whatever_its_address() -> None:
     policy = _policy(**{"{machine: true,": "{machine: true, email: machine@example.com,"})
     assert author_of(policy, None, "machine@example.com") is None
     assert author_of(policy, None, "bob@example.com") == "bob"
+
+
+def test_a_merge_into_a_main_without_services_shows_nobody_what_they_are() -> None:
+    desk = Desk.of("merge")
+    gone = {path: None for path in desk.history.files if path.startswith("services/")}
+    desk.merge("bob", edits={**desk.history.request(desk.raw), **gone})
+    assert desk.refused() == "TargetChanged"
+
+
+def test_a_folder_that_stands_in_many_places_is_looked_at_once() -> None:
+    places = ["/".join(["services", *ways, "note.md"]) for ways in product("ab", repeat=9)]
+    desk = Desk.of("merge")
+    desk.history.step(dict.fromkeys(places, b"the same"))
+    desk.merge("bob")
+    state = desk.history.judged()
+    before = desk.history.reads
+    assert judge_requests(desk.history, state)["r1"].verdict == "approved"
+    assert desk.history.reads - before < 100
 
 
 def test_a_merge_by_who_is_not_asked_approves_nothing() -> None:

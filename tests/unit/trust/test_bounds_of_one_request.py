@@ -8,7 +8,7 @@ from capsule.documents.paths import RequestFolder
 from capsule.trust import objects
 from capsule.trust.approvals import check_asked
 from capsule.trust.changes import VoidApproval
-from capsule.trust.one_request import judge_request
+from capsule.trust.one_request import judge_request, takes_merge
 from capsule.trust.policy_checks import load_policy
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest
@@ -170,6 +170,8 @@ def test_one_rule_that_asks_a_person_and_takes_the_evidence_is_enough() -> None:
     policy = load_policy(policy_text(rules=rules), "policy.yaml")
     strict, mild, of_owners = policy.spec.rules
     check_asked(policy, [strict, mild], "dave", "merge")
+    assert takes_merge([strict, mild])
+    assert not takes_merge([strict])
     with pytest.raises(VoidApproval) as caught:
         check_asked(policy, [strict, of_owners], "dave", "merge")
     assert caught.value.reason == "EvidenceTooWeak"

@@ -78,6 +78,20 @@ def test_a_request_that_was_merged_is_not_judged_again_for_its_neighbour() -> No
     assert again["r0"] is known["r0"]
 
 
+def test_on_another_main_a_request_is_judged_by_how_it_came_there_whatever_its_neighbours() -> None:
+    desk = Desk(History.begun(files_of(policy_of("merge"))))
+    history = desk.history
+    base = history.step({"requests/2026/11/r0/request.yaml": b"nonsense"})
+    desk.merge("bob")
+    known = judge_requests(history, history.judged())
+    assert known["r1"].verdict == "approved"
+    history.commit(history.files, [base], by=key("alice"))
+    anew = judge_main(history, history.root, history.tip)
+    again = judge_requests(history, anew, {}, known)
+    assert again["r1"] == judge_requests(history, anew)["r1"]
+    assert again["r1"].verdict == "proposed"
+
+
 def test_one_changed_target_of_two_is_enough_to_judge_again() -> None:
     history = History.begun()
     history.step(history.request(request_text(targets=("openai-chat", "mailer"))))
