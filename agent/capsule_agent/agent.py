@@ -131,7 +131,8 @@ class Agent:
 
         `read` gives the value now. `set` lets orders change it; `approvals` of them are then needed, for a
         value that could leak a credential. `sensitive`: only a keyed fingerprint leaves. `kind`: str, int,
-        bool, a Literal of these, or a Field. Raises DeclarationError.
+        bool, a Literal of these, or a Field, whose default is shown and never set by itself. Raises
+        DeclarationError.
         """
         if not WORD.fullmatch(name) or name == "generation":
             raise DeclarationError(f"config {name!r}: expected a word of ASCII letters and digits")
@@ -141,7 +142,8 @@ class Agent:
             raise DeclarationError(f"config {name!r}: expected at most {MAX_ITEMS} items")
         if sensitive and set is not None:
             raise DeclarationError(f"config {name!r}: a sensitive value cannot be set, it would be in git")
-        value = dataclasses.replace(field_of(kind, where=f"config {name!r}"), approvals=approvals)
+        found = field_of(kind, where=f"config {name!r}")
+        value = dataclasses.replace(found, approvals=max(approvals, found.approvals))
         self._items[name] = ConfigItem(name, read, set, sensitive, value)
         if sensitive:
             self._redactor.watch(read)

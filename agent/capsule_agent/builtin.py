@@ -66,7 +66,10 @@ def _why_disabled(order: Order, reason: str) -> str:
 
 
 def configure_action(items: Mapping[str, ConfigItem]) -> Action | None:
-    """configure: sets the items that can be set; None when there are none."""
+    """configure: sets the items that are named, of those that can be set; None when there are none.
+
+    The default of an item says nothing here: an item that an order does not name stays as it is.
+    """
     settable = {name: item for name, item in items.items() if item.write is not None}
     if not settable:
         return None
@@ -84,7 +87,10 @@ def configure_action(items: Mapping[str, ConfigItem]) -> Action | None:
         name="configure",
         run=configure,
         takes_order=False,
-        params={name: dataclasses.replace(item.value, required=False) for name, item in settable.items()},
+        params={
+            name: dataclasses.replace(item.value, required=False, default=None)
+            for name, item in settable.items()
+        },
         outputs={name: item.value for name, item in settable.items()},
         idempotent=True,
     )

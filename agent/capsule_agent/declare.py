@@ -71,7 +71,7 @@ class Action:
         )
 
     def approvals_for(self, params: Mapping[str, Any]) -> int:
-        """How many approvals an order with these parameters needs."""
+        """How many approvals an order needs that is executed with these parameters, defaults included."""
         of_params = [item.approvals for name, item in self.params.items() if name in params]
         return max([self.approvals, *of_params]) if of_params else self.approvals
 

@@ -129,7 +129,7 @@ class Executor:
             params = check_params(action.params, _action_params(order))
         except BadValue as error:
             raise Refusal("ParamsInvalid", str(error)) from None
-        needed = action.approvals_for(order.params)
+        needed = action.approvals_for(params)  # with the defaults: what is counted is what is executed
         if needed and not order.request:
             raise Refusal("ApprovalsMissing", "an order without a request cannot carry approvals")
         if needed and action.evidence == "signature":

@@ -53,7 +53,8 @@ class Field:
 
     `kind` is `str`, `int` or `bool`; `choices` are the only values allowed; `pattern` is a regular
     expression that the whole text matches; `minimum` and `maximum` bound numbers. With a `default`, or
-    `required=False`, the value may be left out. `approvals`: how many an order needs that gives it.
+    `required=False`, the value may be left out. `approvals`: how many an order needs that gives it, or that
+    leaves it out where there is a default.
     """
 
     kind: type

@@ -194,11 +194,13 @@ def show_decided(seen: Review, done: Decided, word: Word) -> None:
     )
     if done.merged:
         screen.line(f"Merged into main ({done.merged.commit[:12]}).")
-        if done.missing:
-            screen.line(f"Still missing: {missing_text(done.missing)}.")
-        else:
-            when = _when(done.held)
-            screen.line(f"{when[0].upper()}{when[1:]}.", style="yellow" if done.held else None)
+    if word == "reject":  # whatever was missing, nothing of it is waited for any more
+        screen.line("It is not carried out: whoever still wants it asks anew.")
+    elif done.merged and not done.missing:
+        when = _when(done.held)
+        screen.line(f"{when[0].upper()}{when[1:]}.", style="yellow" if done.held else None)
+    elif done.merged:
+        screen.line(f"Still missing: {missing_text(done.missing)}.")
     elif done.missing:
         screen.line(f"Still missing: {missing_text(done.missing)}.")
         screen.line(f"They type: capsule approve {name}")

@@ -28,7 +28,8 @@ from capsule.trust.objects import (
     read_commit,
 )
 from capsule.trust.state import MainState
-from capsule.view.ledger import OBSERVED, Ledger
+from capsule.view.ledger import Ledger
+from capsule.view.ledger_main import OBSERVED
 from capsule.view.ledger_rows import KeyAge, LedgerRow, Selection, chosen
 from capsule.view.report import Proof, Report
 

@@ -161,14 +161,23 @@ def _principals(before: Policy, after: Policy, now: datetime) -> Iterator[Differ
 
 
 def _teams(before: Policy, after: Policy) -> Iterator[Difference]:
-    old, new = before.spec.teams, after.spec.teams
+    old, new, said = before.spec.teams, after.spec.teams, _teams_with_a_say(before)
     for team in dict.fromkeys([*old, *new]):
         had, has = set(old.get(team, ())), set(new.get(team, ()))
         if has - had:
-            # A team that nobody was in let nobody approve: whoever comes first into it takes nothing away.
-            yield Difference(f"team {team} gains {', '.join(sorted(has - had))}", weaker=bool(had))
+            # Also where nobody was in it: what no one could ask for or approve becomes possible.
+            weaker = bool(had) or team in said
+            yield Difference(f"team {team} gains {', '.join(sorted(has - had))}", weaker)
         if had - has:
             yield Difference(f"team {team} loses {', '.join(sorted(had - has))}")
+
+
+def _teams_with_a_say(policy: Policy) -> set[str]:
+    """The teams that a rule lets ask, approve or break the glass."""
+    rules = policy.spec.rules
+    glass = {rule.break_glass.team for rule in rules if rule.break_glass}
+    approvers = {each.team for rule in rules for each in rule.approvals}
+    return approvers | glass | {team for rule in rules for team in rule.may_request}
 
 
 # ---- what it decides ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from capsule.decide.offers import properties_of
 from capsule.documents.types import Scalar, Service
 from capsule_agent.protocol.messages import Report
 
@@ -53,12 +54,6 @@ def correctable(report: Report) -> frozenset[str]:
     return frozenset(
         name
         for action in offered
-        for name, schema in _properties(action.params).items()
+        for name, schema in properties_of(action.params).items()
         if not (isinstance(schema, Mapping) and schema.get("x-approvals"))
     )
-
-
-def _properties(schema: Mapping[str, object]) -> Mapping[str, object]:
-    """What a JSON Schema says of each parameter; nothing where it is not one as agents publish them."""
-    found = schema.get("properties")
-    return found if isinstance(found, Mapping) else {}

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from capsule.decide.effects import Begin, Hold, Refuse
 from capsule.decide.ledger import SWITCHES
+from capsule.decide.offers import approvals_wanted
 from capsule.decide.world import World
 from capsule.documents.types import ActionRequest, Rollout, Service
 from capsule.lifecycle import Observation, OperationRecord, RequestRecords
@@ -210,7 +211,7 @@ def _wants_signatures(asked: _Asked, name: str, offered: ActionInfo) -> Hold | N
     if judged.evidence == "break-glass" and offered.break_glass and _says_so(judged):
         return None
     signed = {who for who, evidence in judged.evidence_of_people() if evidence == "signature"}
-    short = offered.approvals - len(signed)
+    short = approvals_wanted(offered, asked.document.spec.params) - len(signed)
     if short <= 0:
         return None
     message = f"the agent of {name} wants {short} more signed approval{'s' if short > 1 else ''}"

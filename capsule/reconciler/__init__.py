@@ -93,7 +93,8 @@ class Reconciler:
         self._leases = Leases(self._clock)
         self._attention = Attention()
         self._standings = Standings()
-        self._verified = Verifying(store, root, self._clock, before, self._audit.reviews_recorded)
+        own, key = self._audit.own_word, signer.public
+        self._verified = Verifying(store, root, self._clock, before, own, key)
         self._holds: Mapping[str, PhaseNow] = {}
         self._finishing = False
         self._recalled = False
@@ -108,7 +109,7 @@ class Reconciler:
         """
         self.landed.clear()
         tips, away = self._fetch()
-        state = self._verified.main(tips.audit)
+        state = self._verified.main()
         stalled = away or self._verify_audit(tips, state)
         state = self._verified.state or state
         note(revision=state.tip)

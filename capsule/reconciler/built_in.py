@@ -6,6 +6,7 @@ name; no agent takes part, so there is no receipt. Called by the reconciler.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from capsule.decide import Acknowledge, Begin, Cancel
@@ -15,6 +16,7 @@ from capsule.reconciler.claiming import Claiming
 from capsule.reconciler.recording import (
     Facts,
     Outcome,
+    joined,
     make_refusal,
     make_result,
     refusal_facts,
@@ -73,7 +75,9 @@ class BuiltIn:
             )
             for errand in errands
         ]
-        return [self._claiming.facts(errands), result_facts(outcomes)]
+        # Both stand in one commit, which is told by how it ended and not by how it began.
+        claimed, done = self._claiming.facts(errands), result_facts(outcomes)
+        return [replace(joined([claimed, done]), subject=done.subject)]
 
 
 def _begins(judged: JudgedRequest, state: MainState) -> list[Begin]:

@@ -245,8 +245,8 @@ class AuditBranch:
         self._signer = signer
         self._person = Person(name, f"{name}@reconciler.invalid")
         self._root = root
-        self.reviews_recorded: set[str] = set()
-        """The commits of its own that record reviews of changes."""
+        self.own_word: set[str] = set()
+        """The commits of its own that take main in, or record reviews of changes."""
 
     def tips(self) -> Tips:
         """Where audit stands now; observed is the root as long as there is no audit."""
@@ -283,8 +283,8 @@ class AuditBranch:
             overlay=main if takes_in else None,
         )
         commit = self._store.write(draft)
-        if any(path.startswith(f"{CHANGES}/") for path in facts.edits):
-            self.reviews_recorded.add(commit)
+        if takes_in or any(path.startswith(f"{CHANGES}/") for path in facts.edits):
+            self.own_word.add(commit)
         self._publish(tips.audit, commit)
         self._tell(commit, facts)
         return Tips(commit, main)

@@ -1,7 +1,8 @@
 """Bytes turned into verified state: main as judged, what audit records, the requests; kept over passes.
 
 Rules kept: what did not change since the pass before is not walked, parsed or judged again; what was judged
-by the time of then is, and whatever is about to be recorded as begun or refused. Called by the reconciler.
+by the time of then is, and whatever is about to be recorded as begun or refused. What audit says counts once
+it is proved: nothing judged by anything else is kept. Called by the reconciler.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from capsule.reconciler.clock import Clock
 from capsule.reconciler.recording import Tips
 from capsule.reconciler.watching import AuditUnsound, AuditWatch
 from capsule.store.api import Store
-from capsule.trust.key_validity import SeenOnAudit
+from capsule.trust.key_validity import SeenOnAudit, committed_at, policy_at
 from capsule.trust.mainline import judge
+from capsule.trust.objects import read_commit
+from capsule.trust.policy import holder_of, is_machine
 from capsule.trust.requests import RequestSet, judge_afresh, judge_requests
 from capsule.trust.state import JudgedRequest, MainState
-from capsule.trust.told_changes import ToldOnAudit
+from capsule_agent.protocol.sshsig import PublicKey
 
 log = logging.getLogger("capsule.reconciler")
 
@@ -39,8 +42,8 @@ class Remembered(NamedTuple):
 
 
 class Verifying:
-    """What one reconciler has verified; `before` is what one before it had, and `own` those commits that it
-    wrote itself to record reviews of changes."""
+    """What one reconciler has verified; `before` is what one before it had, `own` those commits that it wrote
+    itself to take main in or to record reviews of changes, and `key` the one that it signs with."""
 
     def __init__(
         self,
@@ -49,10 +52,12 @@ class Verifying:
         clock: Clock,
         before: Remembered | None = None,
         own: Container[str] = (),
+        key: PublicKey | None = None,
     ) -> None:
         self._store = store
         self._root = root
         self._clock = clock
+        self._key = key
         self._watch = AuditWatch(store, own)
         self.state: MainState | None = None
         """Main as last judged."""
@@ -61,35 +66,63 @@ class Verifying:
         """The requests that may still have an effect."""
         self._at = clock.now()
         self._seen: SeenOnAudit | None = None
+        self._beside: str | None = None
         self._knows_observed = False
         self._ledger: Ledger | None = None
 
-    def main(self, audit: str | None) -> MainState:
-        """Main up to its tip, as far as it was not judged before; `audit` is where that branch stands."""
-        self._at = self._clock.now().replace(microsecond=0)
-        self._seen = SeenOnAudit(self._store, self._root, self._tip(), audit, self._at)
-        # What is new on audit is not proved yet: until then, reviews count as they were proved before.
-        self._seen.told = ToldOnAudit(self._store, self._watch.proved)
+    def main(self) -> MainState:
+        """Main up to its tip, as far as it was not judged before, beside as much of audit as is proved."""
+        proved = self._watch.proved
+        now = self._clock.now().replace(microsecond=0)
+        # No commit counts as earlier than those before it on audit: a clock that is behind judges by them.
+        self._at = max(now, committed_at(read_commit(self._store, proved))) if proved else now
+        self._look_at(proved)
         return self._judge()
+
+    def _look_at(self, audit: str | None) -> None:
+        """What audit says is what it says at this commit, which is proved."""
+        self._seen = SeenOnAudit(self._store, self._root, self._tip(), audit, self._at)
 
     def audit(self, tips: Tips, state: MainState) -> str:
         """Prove what is new on audit, then read it and the requests; why that failed, or nothing."""
+        anew = not self._watch.has_begun and (self._beside or self._watch.proved)
         try:
             self._watch.check(state, tips.audit)
+            if anew:  # after an inquiry: what was judged beside the audit of before counts no more
+                self.state, self.requests, self._knows_observed = None, RequestSet({}), False
+            self._beside = tips.audit
+            self._look_at(tips.audit)
+            state = self._judge()
+            if not self._knows_observed or state.fleeting:
+                # Only now is the revision that audit names to be believed: main must descend from it.
+                observed = judge(self._store, self._root, tips.observed, None, self._seen)
+                self.state = observed
+                state = self._judge(again=True)
+                self._knows_observed = True
+                self._check_time(observed, state)
         except AuditUnsound as error:
             log.error("%s: %s", error.reason, error)
             return f"{error.reason}: {error}"
-        if self._seen:
-            self._seen.told = ToldOnAudit(self._store, tips.audit)
-        state = self._judge()
-        if not self._knows_observed:
-            # Only now is the revision that audit names to be believed: main must descend from it.
-            self.state = judge(self._store, self._root, tips.observed, None, self._seen)
-            state = self._judge(again=True)
-            self._knows_observed = True
         self.records = read_records(self._store, tips.audit, self.records)
         self._judge_requests(state, self.requests)
         return ""
+
+    def _check_time(self, observed: MainState, state: MainState) -> None:
+        """Main is judged by the time of now only if a proof of audit will believe this reconciler that it was
+        then: if it is one of the policy that audit has taken in. Raises AuditUnsound."""
+        if not state.fleeting or self._key is None:
+            return
+        policy = policy_at(observed.policy.document, self._at)
+        if is_machine(policy, holder_of(policy, self._key) or ""):
+            return
+        timeless = SeenOnAudit(self._store, self._root, state.tip, self._watch.proved, None)
+        if judge(self._store, self._root, state.tip, observed, timeless) != state:
+            raise AuditUnsound(
+                "ReconcilerTooNew",
+                f"main holds changes that keys with dates let in, and audit, which has taken main in up to "
+                f"{observed.tip}, does not know this reconciler yet: let one of the policy of then take them "
+                "in, or push main back to there and let a key without dates make the change first",
+            )
 
     def bears_out(self, acted_on: Iterable[JudgedRequest], state: MainState) -> bool:
         """Whether each of these requests, judged afresh as a proof of audit will, is what it is held for. If

@@ -2,23 +2,32 @@
 
 Rules kept: leases run by the observer's own monotonic clock since it last saw a claim, never by dates in
 documents; an audit branch that does not contain what was seen before, or holds what no reconciler signed,
-stops all acting. So does one on which somebody else records reviews of changes, unless all of it proves: they
-bear on what is in force, and a signature alone does not say that they were recorded when they could be.
-Called by the reconciler.
+stops all acting. So does one on which somebody else records reviews of changes, or that takes in another
+policy, unless all of it proves: they bear on what is in force, and a signature alone does not say that they
+were recorded when they could be, or by whom they could. Called by the reconciler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from capsule.lifecycle import Records
 from capsule.reconciler.clock import Clock
+from capsule.reconciler.recording import OBSERVED
 from capsule.store.api import LOCAL_PREFIX, RefUpdate, Store
 from capsule.trust.audit import Proved, verify_audit
-from capsule.trust.key_validity import policy_at
-from capsule.trust.objects import BadObject, CommitInfo, MissingObject, read_commit
-from capsule.trust.policy import signer_of
+from capsule.trust.key_validity import committed_at, is_timed, policy_at
+from capsule.trust.objects import (
+    BadObject,
+    CommitInfo,
+    MissingObject,
+    NotDescended,
+    first_parents,
+    read_commit,
+)
+from capsule.trust.policy import is_machine, signer_of
 from capsule.trust.state import MainState
 from capsule.trust.told_changes import ToldOnAudit
 from capsule_agent.protocol.sshsig import COMMIT, BadSignature
@@ -31,7 +40,15 @@ PROVED = LOCAL_PREFIX + "reconciler/proved"
 REASONS: dict[str, str] = {
     "AuditRewritten": "The audit branch no longer contains a commit this reconciler has seen on it.",
     "AuditUntrusted": "The audit branch holds a commit that does not prove, or that no reconciler signed.",
+    "AuditAhead": "The audit branch holds a commit dated more than a day ahead of this reconciler's clock. "
+    "Built upon, it would end keys with dates too early, for good.",
+    "ReconcilerTooNew": "Keys with dates let in changes on main, and this reconciler is none of the policy "
+    "that audit has taken in: the time that it tells does not count. One of that policy must take them in.",
 }
+
+
+MOST_AHEAD = timedelta(days=1)
+"""How far the clocks of reconcilers may be apart."""
 
 
 class AuditUnsound(Exception):
@@ -64,7 +81,7 @@ class Leases:
 
 class AuditWatch:
     """Where audit was last seen, and up to where it is proved; `own` are those commits that this process
-    wrote on it to record reviews of changes."""
+    wrote on it to take main in or to record reviews of changes."""
 
     def __init__(self, store: Store, own: Container[str] = ()) -> None:
         self._store = store
@@ -76,6 +93,11 @@ class AuditWatch:
         """The commit up to which the reviews that audit tells of may be believed."""
         return self._store.refs(PROVED).get(PROVED)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is known where audit was last found sound; it is not after a person's inquiry."""
+        return SEEN in self._store.refs(SEEN)
+
     def check(self, state: MainState, audit: str | None) -> None:
         """Compare audit with where it was last seen, prove what is new on it, and remember where it is.
 
@@ -85,16 +107,29 @@ class AuditWatch:
         if before == proved == audit:
             return
         new = _new_commits(self._store, state.root, audit, before) if before else None
-        if audit and (new is None or proved != before or not self._is_plain(state, new)):
+        _check_not_ahead(state, new or ())
+        if audit and (new is None or proved != before or not self._is_plain(state, before, new)):
             self._prove_whole(state, audit)
         self._store.publish([RefUpdate(SEEN, before, audit), RefUpdate(PROVED, proved, audit)])
 
-    def _is_plain(self, state: MainState, new: Sequence[_Commit]) -> bool:
-        """Whether signatures say enough of these commits. What no present machine signed may stem from an
-        earlier policy: the whole proof knows each day's. What others tell of reviews may be invented."""
-        return all(_by_present_machine(state, commit.info) for commit in new) and not any(
-            self._tells_of_changes(commit) for commit in new if commit.oid not in self._own
-        )
+    def _is_plain(self, state: MainState, before: str | None, new: Sequence[_Commit]) -> bool:
+        """Whether signatures say enough of these commits, behind `before`. What no present machine signed may
+        stem from an earlier policy, and who takes in another policy may be none of that before it: the whole
+        proof knows each day's. What others tell of reviews may be invented."""
+        if not all(_by_present_machine(state, commit.info) for commit in new):
+            return False
+        of_others = [commit for commit in new if commit.oid not in self._own]
+        if any(len(commit.info.parents) > 1 for commit in of_others) and self._is_policy_new(state, before):
+            return False
+        return not any(self._tells_of_changes(commit) for commit in of_others)
+
+    def _is_policy_new(self, state: MainState, audit: str | None) -> bool:
+        """Whether the policy came into force behind what audit had taken in at that commit."""
+        named = read_commit(self._store, audit).trailers.get(OBSERVED, ()) if audit else ()
+        try:
+            return state.policy.since in first_parents(self._store, state.tip, (named or (state.root,))[-1])
+        except (NotDescended, BadObject, MissingObject):
+            return True
 
     def _tells_of_changes(self, commit: _Commit) -> bool:
         """Whether it makes audit tell something else of reviews of changes than the commit before it."""
@@ -142,9 +177,30 @@ def _new_commits(store: Store, root: str, audit: str | None, before: str) -> lis
 
 
 def _by_present_machine(state: MainState, commit: CommitInfo) -> bool:
-    policy = policy_at(state.policy.document, state.seen.now if state.seen else None)
-    try:
-        name = signer_of(policy, commit.signed_payload, commit.signature or "", COMMIT)
-    except BadSignature:
-        return False
-    return policy.spec.principals[name].machine
+    """Whether it is signed by who is a machine now, and was at the time that the commit tells."""
+    now = state.seen.now if state.seen else None
+    for at in (now, committed_at(commit)):
+        policy = policy_at(state.policy.document, at)
+        try:
+            name = signer_of(policy, commit.signed_payload, commit.signature or "", COMMIT)
+        except BadSignature:
+            return False
+        if not is_machine(policy, name):
+            return False
+    return True
+
+
+def _check_not_ahead(state: MainState, new: Sequence[_Commit]) -> None:
+    """No commit tells a time far ahead, where keys with dates are judged by it. Raises AuditUnsound."""
+    now = state.seen.now if state.seen else None
+    if now is None or not is_timed(state.policy.document):
+        return
+    for commit in new:
+        told = committed_at(commit.info)
+        if told - now > MOST_AHEAD:
+            raise AuditUnsound(
+                "AuditAhead",
+                f"commit {commit.oid} on audit is dated {told:%Y-%m-%dT%H:%M:%SZ}, and it is "
+                f"{now:%Y-%m-%dT%H:%M:%SZ} here: set the clock that is wrong right; if it is that of the "
+                f"commit, push audit back to {commit.info.parents[0]}",
+            )

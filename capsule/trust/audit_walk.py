@@ -143,8 +143,8 @@ class Walk:
             services=status,
             info=info,
         )
-        for told in self.records.judge(batch):
-            self.state = hear(self._reader, self.state, told)
+        for attested in self.records.judge(batch):
+            self.state = hear(self._reader, self.state, attested)
         self._machine = {name: entries[name] for name in MACHINE_FOLDERS if name in entries}
 
     def _take_in_main(self, info: CommitInfo) -> tuple[str, ...]:
@@ -166,8 +166,8 @@ class Walk:
         return branches
 
     def _signer(self, commit: str, info: CommitInfo, known: _Named, before: MainState, told: datetime) -> str:
-        """The machine that signed: of the policy before (where `known` is who signed), or of the one that this
-        very commit takes in.
+        """The machine that signed: `known`, of the policy before, or one of the policy that this very commit
+        takes in.
 
         A key that ended speaks for no commit behind one of a later time, whatever time that commit says.
         """

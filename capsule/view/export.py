@@ -38,6 +38,7 @@ COLUMNS: dict[str, str] = {
     "receiptDigest": "SHA-256 of the agent's signed receipt",
     "revision": "Commit of main that was judged",
     "commit": "Commit of audit that tells of it",
+    "params": "Parameters that the request gives, as name=value, separated by blanks",
 }
 UNKNOWN = "unknown"
 """What stands for labels that nobody can tell."""
@@ -67,6 +68,7 @@ def values(row: LedgerRow) -> dict[str, object]:
         "receiptDigest": row.receipt_digest,
         "revision": row.revision,
         "commit": row.commit,
+        "params": dict(sorted(row.params.items())),
     }
 
 

@@ -1,18 +1,17 @@
 """Everything on record as rows, oldest first: one for each operation, desired-state order and refusal, and
 one for each exception that an auditor asks about.
 
-Rules kept: first parents of audit alone; a row tells what the records say, with the labels and the words in
-force when it was claimed; nothing is proved here (`capsule audit verify` proves); a record that cannot be
-read is a row, never a gap; what the ledger takes for main, and when it was seen, is what the proof does, and
-a request's branch is no step of it; labels that nobody can tell are None, which is not the same as empty.
-Memory grows with the services, with what is unfinished or unacknowledged, and by 20 bytes and their place for
-each step of main. Called by commands.audit_ledger.
+Rules kept: first parents of audit alone; a row tells what the records say, with the labels in force when it
+was claimed, and the words of the request that was claimed, though its branch be gone; nothing is proved here
+(`capsule audit verify` proves); a record that cannot be read is a row, never a gap. Memory grows with the
+services, with what is unfinished or unacknowledged, and by what ledger_main keeps of main. Called by
+commands.audit_ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -27,38 +26,23 @@ from capsule.documents.paths import (
     service_name,
 )
 from capsule.documents.types import (
-    ActionRequest,
-    Capsule,
     ChangeAttestation,
     Claim,
+    ClaimSpec,
     Refusal,
+    RefusalSpec,
+    RequestSpec,
     Result,
-    Service,
     ServiceStatus,
     StateOrder,
     StateResult,
 )
-from capsule.trust.audit_chain import Chain
-from capsule.trust.audit_walk import SeenOnWay
-from capsule.trust.evidence import weakest
-from capsule.trust.hearing import hear
 from capsule.trust.key_validity import committed_at
-from capsule.trust.mainline import advance, begin
-from capsule.trust.objects import (
-    CommitInfo,
-    ObjectReader,
-    changes,
-    file_bytes,
-    folder,
-    read_blob,
-    read_commit,
-)
-from capsule.trust.raw import BadObject
-from capsule.trust.state import Finding, InForce, MainState, PendingChange
-from capsule.view.ledger_rows import EXCEPTIONS, KEY_CHANGED, KeyAge, LedgerRow, exceptions_of
-
-OBSERVED = "Capsule-Revision"
-"""The trailer in which a commit of audit names the point of main that it was made under."""
+from capsule.trust.objects import ObjectReader, changes, folder, read_blob, read_commit
+from capsule.trust.state import MainState
+from capsule.view.asked import asked_in
+from capsule.view.ledger_main import MainFollowed
+from capsule.view.ledger_rows import KEY_CHANGED, KeyAge, LedgerRow, exceptions_of
 
 D = TypeVar("D", ChangeAttestation, Claim, Result, Refusal, ServiceStatus, StateOrder, StateResult)
 
@@ -67,8 +51,17 @@ D = TypeVar("D", ChangeAttestation, Claim, Result, Refusal, ServiceStatus, State
 class _Open:
     claim: Claim
     labels: Mapping[str, str] | None
-    why: str
+    asked: RequestSpec | None
     commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A commit of audit; `where` are the commits whose trees may hold the requests that it tells of."""
+
+    commit: str
+    at: datetime
+    where: tuple[str, ...]
 
 
 class Ledger:
@@ -77,31 +70,32 @@ class Ledger:
     def __init__(self, reader: ObjectReader, root: str, main: str) -> None:
         """`main` is its tip. Raises BadRoot, NotDescended, BadObject, MissingObject."""
         self._reader = reader
-        self._positions = Chain.of(reader, main, root).positions()
-        self._at = 0
-        self._seen = SeenOnWay(self._positions)
-        self.state: MainState = replace(begin(reader, root), seen=self._seen)
+        self._main = MainFollowed(reader, root, main)
         self._open: dict[tuple[str, str], _Open] = {}
         self._orders: dict[tuple[str, int], tuple[StateOrder, Mapping[str, str] | None]] = {}
         self._alarmed: dict[str, datetime] = {}
         self._created: dict[str, datetime] = {}
-        self._told: set[tuple[str, str, str]] = set()
-        self._unreviewed: dict[str, list[LedgerRow]] = {}
         self._trees: dict[str, str | None] = {STATUS: None, RECORDS: None}
+
+    @property
+    def state(self) -> MainState:
+        """Main as judged where audit took it in last."""
+        return self._main.state
 
     def step(self, commit: str) -> Iterator[LedgerRow]:
         """The rows of one commit of audit. Raises BadObject, MissingObject."""
         info = read_commit(self._reader, commit)
-        at = self._seen.now = committed_at(info)
-        yield from self._main(info, at, commit)
-        for change in self._added(RECORDS, info.tree):
-            yield from self._record(change[0], change[1], at, commit)
+        at = committed_at(info)
+        yield from self._main.take_in(info, at, commit)
+        where = (self.state.tip, *self._main.branches(info))
+        for path, blob in self._added(RECORDS, info.tree):
+            yield from self._record(path, blob, _Step(commit, at, where))
         for path, blob in self._added(STATUS, info.tree):
             yield from self._status(path, blob, at, commit)
 
     def unfinished(self) -> Iterator[LedgerRow]:
         """What was begun and has no result, oldest first; before it, changes whose reviews did not come."""
-        yield from self._still_unreviewed()
+        yield from self._main.still_unreviewed()
         rows = [self._operation(opened, None, opened.commit) for opened in self._open.values()]
         rows += [self._state_order(order, labels, None, "") for order, labels in self._orders.values()]
         yield from sorted(rows, key=lambda row: (row.at, row.service, row.request))
@@ -117,118 +111,6 @@ class Ledger:
             found.append(KeyAge(name, labels, created, due, due is not None and due <= at))
         return tuple(found)
 
-    # ---- main ----
-
-    def _main(self, info: CommitInfo, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        """Main as far as this commit takes it in, and what of it was not taken over."""
-        for parent in [each for each in info.parents[1:] if self._is_step(each, info)]:
-            position = self._positions.get(bytes.fromhex(parent), 0)
-            if position > self._at:
-                self._at = position
-                self._seen.take_in(position)
-            state = advance(self._reader, self.state, parent)
-            before, self.state = self.state, state
-            yield from self._still_unreviewed()
-            yield from self._let_in(before, at, commit)
-            for change in state.pending:
-                rows = self._pending(change, at, commit)
-                if change.takes_reviews:
-                    self._unreviewed.setdefault(change.path, []).extend(rows)
-                else:
-                    yield from rows
-            if state.suspended:
-                yield from self._suspended(state.suspended, at, commit)
-
-    def _is_step(self, parent: str, info: CommitInfo) -> bool:
-        """Whether a parent is a point of main: one of its steps, or of a main that is gone, as the commit
-        itself says. The others are requests' branches, often cut from main's tip."""
-        return bytes.fromhex(parent) in self._positions or info.trailers.get(OBSERVED, ())[-1:] == (parent,)
-
-    def _pending(self, change: PendingChange, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        if self._is_new("ChangeNotAuthorised", change.path, f"{change.new} {change.reason}"):
-            name = service_name(change.path) or ""
-            yield LedgerRow(
-                at,
-                "exception",
-                name,
-                f"change {change.kind}",
-                "not taken over",
-                "ChangeNotAuthorised",
-                f"{change.path}: {change.message or change.reason}",
-                requested_by=", ".join(change.authors),
-                approved_by=change.approved_by,
-                evidence=weakest(change.evidence) or "",
-                labels=self._labels(name),
-                revision=change.since,
-                commit=commit,
-            )
-
-    def _still_unreviewed(self) -> Iterator[LedgerRow]:
-        """Of the changes that waited for reviews, those that still wait: main has gone on without them."""
-        waiting = {change.path for change in self.state.pending}
-        for path in [path for path in self._unreviewed if path in waiting]:
-            yield from self._unreviewed[path]
-        self._unreviewed.clear()
-
-    def _let_in(self, before: MainState, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        """What came into force on a forge's word, or by a merge."""
-        new: list[tuple[str, InForce[Capsule] | InForce[Service]]] = []
-        if self.state.settings is not before.settings:
-            new.append(("", self.state.settings))
-        if self.state.services is not before.services:
-            services = self.state.services.items()
-            new += [(name, each) for name, each in services if each is not before.services.get(name)]
-        for name, document in new:
-            evidence = weakest(document.evidence)
-            if evidence in ("forge", "merge"):
-                yield LedgerRow(
-                    at,
-                    "exception",
-                    name,
-                    "change service" if name else "change settings",
-                    "taken over",
-                    "WeakEvidence",
-                    f"{document.path}: {EXCEPTIONS['WeakEvidence']}",
-                    requested_by=", ".join(document.authors),
-                    approved_by=document.approved_by,
-                    evidence=evidence,
-                    labels=self._labels(name),
-                    revision=document.since,
-                    commit=commit,
-                )
-
-    def _reviewed(self, told: ChangeAttestation, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        before, self.state = self.state, hear(self._reader, self.state, told)
-        yield from self._let_in(before, at, commit)
-
-    def _suspended(self, finding: Finding, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        if self._is_new("MainSuspended", finding.commit, finding.reason):
-            message = f"{finding.reason}: {finding.message}"
-            yield LedgerRow(
-                at,
-                "exception",
-                "",
-                "",
-                "suspended",
-                "MainSuspended",
-                message,
-                revision=finding.commit,
-                commit=commit,
-            )
-
-    def _is_new(self, *what: str) -> bool:
-        key = (what[0], what[1], what[2])
-        known = key in self._told
-        self._told.add(key)
-        return not known
-
-    def _labels(self, service: str) -> Mapping[str, str] | None:
-        """The labels of a service in force; None where they are not known."""
-        found = self.state.services.get(service)
-        if found is None:
-            return None if service else {}
-        return dict(found.document.metadata.labels)
-
     # ---- records ----
 
     def _added(self, name: str, tree: str) -> Iterator[tuple[str, str]]:
@@ -238,41 +120,38 @@ class Ledger:
         found = sorted(changes(self._reader, old, new, name), key=lambda change: _in_order(change.path))
         yield from ((change.path, change.new.oid) for change in found if change.new)
 
-    def _record(self, path: str, blob: str, at: datetime, commit: str) -> Iterator[LedgerRow]:
-        name = path.rpartition("/")[2]
+    def _record(self, path: str, blob: str, step: _Step) -> Iterator[LedgerRow]:
+        name, commit = path.rpartition("/")[2], step.commit
         try:
             if StateFolder.of(path):
                 yield from self._desired(path, name, blob, commit)
             elif ChangeFolder.of(path):
-                yield from self._reviewed(self._load(ChangeAttestation, blob, path), at, commit)
+                yield from self._main.reviewed(self._load(ChangeAttestation, blob, path), step.at, commit)
             elif name.startswith("claim-"):
-                self._claimed(self._load(Claim, blob, path), path, commit)
+                self._claimed(self._load(Claim, blob, path), path, step)
             elif name == "result.yaml":
                 yield from self._ended(self._load(Result, blob, path), commit)
             elif name == "refusal.yaml":
-                yield self._refused(self._load(Refusal, blob, path), commit)
+                yield self._refused(self._load(Refusal, blob, path), path, step)
         except InvalidDocument as error:
             yield LedgerRow(
-                at, "exception", "", "", "damaged", "DamagedRecord", f"{path}: {error}", commit=commit
+                step.at, "exception", "", "", "damaged", "DamagedRecord", f"{path}: {error}", commit=commit
             )
 
     def _load(self, kind: type[D], blob: str, path: str) -> D:
         return load_as(kind, read_blob(self._reader, blob), path)
 
-    def _claimed(self, claim: Claim, path: str, commit: str) -> None:
+    def _claimed(self, claim: Claim, path: str, step: _Step) -> None:
         spec = claim.spec
-        month = "/".join(path.split("/")[1:3])
-        why = self._why(RequestFolder(month, spec.request))
-        self._open[spec.request, spec.service] = _Open(claim, self._labels(spec.service), why, commit)
+        key = spec.request, spec.service
+        before = self._open.get(key)
+        asked = self._asked(path, spec, step) or (before.asked if before else None)
+        self._open[key] = _Open(claim, self._main.labels(spec.service), asked, step.commit)
 
-    def _why(self, place: RequestFolder) -> str:
-        """The reason that the request gives; empty where it is not on main, or cannot be read."""
-        try:
-            tree = read_commit(self._reader, self.state.tip).tree
-            data = file_bytes(self._reader, tree, place.request)
-            return load_as(ActionRequest, data, place.request).spec.reason if data else ""
-        except (BadObject, InvalidDocument):
-            return ""
+    def _asked(self, path: str, spec: ClaimSpec | RefusalSpec, step: _Step) -> RequestSpec | None:
+        """What the request asks for that the record at `path` is about; None where that is nowhere."""
+        place = RequestFolder("/".join(path.split("/")[1:3]), spec.request)
+        return asked_in(self._reader, step.where, place, spec.request_digest)
 
     def _ended(self, result: Result, commit: str) -> Iterator[LedgerRow]:
         spec = result.spec
@@ -287,7 +166,7 @@ class Ledger:
                 "DamagedRecord",
                 "a result without a claim before it",
                 request=spec.request,
-                labels=self._labels(spec.service),
+                labels=self._main.labels(spec.service),
                 commit=commit,
             )
             return
@@ -310,7 +189,7 @@ class Ledger:
             ended.reason if ended else "Running",
             ended.message if ended else "",
             claim.request,
-            opened.why,
+            opened.asked.reason if opened.asked else "",
             claim.requested_by,
             claim.approved_by,
             claim.evidence if asked_for else "",
@@ -322,10 +201,12 @@ class Ledger:
             (ended.receipt_digest or "") if ended else "",
             claim.observed_revision,
             commit,
+            opened.asked.params if opened.asked else {},
         )
 
-    def _refused(self, refusal: Refusal, commit: str) -> LedgerRow:
+    def _refused(self, refusal: Refusal, path: str, step: _Step) -> LedgerRow:
         spec = refusal.spec
+        asked = self._asked(path, spec, step)
         return LedgerRow(
             spec.recorded_at,
             "refusal",
@@ -335,15 +216,18 @@ class Ledger:
             spec.reason,
             spec.message,
             spec.request,
+            asked.reason if asked else "",
+            asked.requested_by if asked else "",
             revision=spec.observed_revision,
-            commit=commit,
+            commit=step.commit,
+            params=asked.params if asked else {},
         )
 
     def _desired(self, path: str, name: str, blob: str, commit: str) -> Iterator[LedgerRow]:
         if name == "order.yaml":
             order = self._load(StateOrder, blob, path)
             key = order.spec.service, order.spec.generation
-            self._orders[key] = order, self._labels(order.spec.service)
+            self._orders[key] = order, self._main.labels(order.spec.service)
         elif name == "result.yaml":
             result = self._load(StateResult, blob, path)
             known = self._orders.pop((result.spec.service, result.spec.generation), None)
@@ -389,7 +273,7 @@ class Ledger:
                 "damaged",
                 "DamagedRecord",
                 f"{path}: {error}",
-                labels=self._labels(name),
+                labels=self._main.labels(name),
                 commit=commit,
             )
             return
@@ -408,7 +292,7 @@ class Ledger:
                 "observed",
                 KEY_CHANGED,
                 alarm.message,
-                labels=self._labels(name),
+                labels=self._main.labels(name),
                 revision=status.observed_revision,
                 commit=commit,
             )

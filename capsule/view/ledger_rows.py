@@ -54,6 +54,7 @@ class LedgerRow:
     receipt_digest: str = ""
     revision: str = ""
     commit: str = ""
+    params: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

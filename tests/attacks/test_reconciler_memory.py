@@ -62,7 +62,7 @@ def remembered(town: Town, name: str, **lie: Any) -> Remembered:
     """What a reconciler without orders to give would remember, but for a lie about one request."""
     verifying = Verifying(town.store, town.root, town.clock)
     audit = town.tip(AUDIT)
-    state = verifying.main(audit)
+    state = verifying.main()
     assert verifying.audit(Tips(audit, state.tip), state) == ""
     memory = verifying.requests.memory
     (label,) = memory.months

@@ -94,6 +94,26 @@ def test_a_rejection_is_signed_and_ends_the_request(office: Office) -> None:
     assert late.exit_code == 4
 
 
+def test_whoever_rejects_after_their_own_approval_is_told_of_nothing_missing(office: Office) -> None:
+    name = office.ask()
+    assert _approve(office, name, "bob").exit_code == 0
+    done = office.run("reject", name, "--reason", "Not today after all", "--yes", person="bob")
+    assert done.exit_code == 0, done.output
+    assert "Still missing" not in done.output
+    assert "the next pass of the reconciler acts on it" not in done.output.lower()
+    assert "It is not carried out" in done.output
+    assert json.loads(office.run("show", name, "--json").output)["phase"] == "Rejected"
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_rejection_of_what_needs_two_tells_of_nothing_missing(office: Office, approved: bool) -> None:
+    name = office.ask(action="drain")
+    if approved:
+        assert _approve(office, name, "bob").exit_code == 0
+    done = office.run("reject", name, "--reason", "Not today after all", "--yes", person="bob")
+    assert (done.exit_code, "Still missing" in done.output) == (0, False), done.output
+
+
 def test_an_approval_is_void_after_the_request_was_edited(office: Office) -> None:
     name = office.ask(action="drain")
     assert _approve(office, name, "bob").exit_code == 0

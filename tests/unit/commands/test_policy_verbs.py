@@ -136,6 +136,33 @@ def test_diff_sees_each_way_of_weakening(office: Office, edit: tuple[str, str], 
     assert any(said in text for text in weaker(found)) is bool(said)
 
 
+DRAIN = "action: drain, selector: {team: search}}\n      mayRequest: [operators"
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        (DRAIN, f"{DRAIN}, night"),
+        (f"{DRAIN}]\n      approvals: [{{team: reviewers, count: 2}}]",
+         f"{DRAIN}]\n      approvals: [{{team: reviewers, count: 2}}]\n      breakGlass: {{team: night}}\n"
+         "    - match: {action: acknowledge}\n      mayRequest: [reviewers]\n      approvals: []"),
+    ],
+)  # fmt: skip
+def test_the_first_member_of_a_team_with_a_say_is_marked(office: Office, say: tuple[str, str]) -> None:
+    """Nobody could do it as one of that team until then; no rule reads otherwise."""
+    into_force(office, RISEN, say, ("reviewers: [bob, carol]", "reviewers: [bob, carol]\n    night: []"))
+    branch = proposed(office, ("serial: 2", "serial: 3"), ("night: []", "night: [bob]"))
+    assert weaker(told(office, "policy", "diff", branch)) == ["team night gains bob"]
+
+
+def test_the_first_member_of_a_team_without_a_say_takes_nothing_away(office: Office) -> None:
+    named = ("reviewers: [bob, carol]", "reviewers: [bob, carol]\n    night: [bob]")
+    found = told(office, "policy", "diff", proposed(office, RISEN, named))
+    assert ("team night gains bob", False) in [
+        (each["text"], each["weaker"]) for each in found["differences"]
+    ]
+
+
 def test_diff_tells_of_people_keys_and_freezes(office: Office) -> None:
     text = (office.state / "policy.yaml").read_text()
     key = text.partition("carol: {email: carol@example.com, keys: [")[2].partition("]")[0]

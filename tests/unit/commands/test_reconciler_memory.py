@@ -142,7 +142,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
 def _verified(town: Town, before: Remembered | None) -> Verifying:
     verifying = Verifying(town.store, town.root, town.clock, before)
     audit = town.tip(AUDIT)
-    state = verifying.main(audit)
+    state = verifying.main()
     assert verifying.audit(Tips(audit, state.tip), state) == ""
     return verifying
 

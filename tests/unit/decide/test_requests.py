@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from capsule.decide import Attest, Begin, Hold, Refuse, World, decide
+from capsule.decide.offers import approvals_wanted
 from capsule.documents.types import ApprovalRule, Match, Rule
 from capsule.lifecycle import Observation
 from capsule.plan import plan
@@ -95,6 +96,31 @@ def test_an_agent_that_wants_signatures_is_not_sent_reviews() -> None:
     assert hold.message == "the agent of openai-chat wants 2 more signed approvals"
     assert decide(world(judged, observations=agent(1, "forge"))).begin
     assert decide(world(judged, observations=agent(0, "signature"))).begin
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "wanted"),
+    [
+        ({"type": "string", "x-approvals": 2}, {"mode": "hard"}, 2),
+        ({"type": "string", "x-approvals": 2}, {}, 1),
+        ({"type": "string", "x-approvals": 2, "default": "hard"}, {}, 2),
+        ({"type": "string", "x-approvals": "9"}, {"mode": "hard"}, 1),
+        ("9", {"mode": "hard"}, 1),
+    ],
+)
+def test_as_many_approvals_are_wanted_as_the_agent_will_count(
+    schema: object, given: dict[str, str], wanted: int
+) -> None:
+    action = replace(report().actions[0], params={"properties": {"mode": schema}}, approvals=1)
+    assert approvals_wanted(action, given) == wanted
+
+
+def test_an_agent_that_wants_signatures_for_what_it_fills_in_is_not_sent_reviews() -> None:
+    judged = request(rules={"openai-chat": FORGE_RULE}, approvals=(REVIEWED,), evidence="forge")
+    schema = {"properties": {"mode": {"default": "hard", "x-approvals": 1}}}
+    action = replace(report().actions[0], params=schema, approvals=0, evidence="signature")
+    observations = {"openai-chat": seen(report=replace(report(), actions=(action,)))}
+    assert hold_reason(world(judged, observations=observations)) == "AgentWantsSignatures"
 
 
 @pytest.mark.parametrize("verdict", ["proposed", "rejected", "refused"])

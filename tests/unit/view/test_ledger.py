@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from capsule.documents.paths import AUDIT, MAIN
+from capsule.documents.types import ActionRequest
 from capsule.trust.objects import first_parents
 from capsule.view.export import COLUMNS, as_csv, as_json_lines, safe_cell
 from capsule.view.ledger import Ledger
 from capsule.view.ledger_rows import EXCEPTIONS, LedgerRow, Selection, chosen, exceptions_of
 from capsule.view.report import Proof, Report, as_html, as_markdown, as_value
 from tests.trust_history import Audit, approved, key
-from tests.trust_history import service_text as fixture_service
 from tests.web.chronicle import Chronicle, service_text
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
@@ -109,6 +109,38 @@ def test_what_is_unfinished_and_what_was_refused(story: Chronicle) -> None:
     ]
 
 
+def _taken_in(story: Chronicle, name: str, action: str, *targets: str) -> ActionRequest:
+    """A request on a branch of its own, with the words that its records must not lose."""
+    return story.request(name, action, targets, reason=f"Why {name}", params={"grace": "24h"}, branch=True)
+
+
+def test_the_words_of_a_request_outlive_its_branch(story: Chronicle) -> None:
+    done, other = (_taken_in(story, name, "rotateKey", "chat") for name in ("done", "other"))
+    late = _taken_in(story, "late", "reload", "mail")
+    tips = {name: story.ref(f"refs/heads/request/{name}") for name in ("done", "other", "late")}
+    both = {**story.claim(done, "chat"), **story.claim(other, "mail")}
+    story.record(both, "claimed", branches=[tips["done"], tips["other"]])
+    story.record(story.claim(done, "chat", attempt=2), "taken over")
+    story.record(story.result(done, "chat", "succeeded", "Said"), "ended")
+    story.record(story.refusal(late, "Expired", "Expired", "too late"), "refused", branches=[tips["late"]])
+    ledger, rows = _read(story)
+    found = {row.request: row for row in [*rows, *ledger.unfinished()]}
+    for name, row in found.items():
+        assert (row.why, row.params, row.requested_by) == (f"Why {name}", {"grace": "24h"}, "alice")
+    assert found.keys() == {"done", "other", "late"}
+    exported = list(csv.DictReader(io.StringIO("".join(as_csv(rows)), newline="")))
+    assert {line["params"] for line in exported} == {"grace=24h"}
+
+
+def test_the_words_of_another_request_of_that_name_are_not_told(story: Chronicle) -> None:
+    asked = _taken_in(story, "same", "rotateKey", "chat")
+    story.request("same", "rotateKey", ("chat",), reason="Swapped")
+    branch = story.ref("refs/heads/request/same")
+    for branches, why in (([], ""), ([branch], "Why same")):
+        story.record(story.claim(asked, "chat", attempt=1 + len(branches)), "claimed", branches=branches)
+        assert [row.why for row in _read(story)[0].unfinished()] == [why]
+
+
 def test_a_changed_key_is_told_once_until_it_is_over(story: Chronicle) -> None:
     def condition(since: str) -> dict[str, Any]:
         alarm = {"type": "KeyChangedOutsideCapsule", "reason": "Changed", "message": "apiKey", "since": since}
@@ -170,26 +202,6 @@ def test_desired_state_orders_are_rows() -> None:
     assert [(row.kind, row.outcome) for row in ledger.unfinished()] == [("desired-state", "running")]
 
 
-def test_a_request_taken_in_from_its_branch_is_no_step_of_main() -> None:
-    """It was cut from main's tip, so along first parents it leads on from there: what comes after it on main
-    must be told all the same."""
-    history, _ = approved()
-    audit = Audit(history)
-    before = history.tip
-    branch = history.raw_commit(history.tree(history.files), [before], message="Ask")
-    seen = [audit.step({}, by=key("reconciler-1"), branches=[branch], subject="x")]
-    history.step({"services/openai-chat.yaml": fixture_service("openai-chat", env="test")}, by=None)
-    seen.append(audit.step({}, by=key("reconciler-1"), subject="x"))
-    history.step({"policy.yaml": b"broken"}, by=None)
-    seen.append(audit.step({}, by=key("reconciler-1"), subject="x"))
-    ledger = Ledger(history, history.root, history.tip)
-    assert list(ledger.step(seen[0])) == []
-    assert ledger.state.tip == before
-    assert [row.reason for row in ledger.step(seen[1])] == ["ChangeNotAuthorised"]
-    assert [row.reason for row in ledger.step(seen[2])] == ["ChangeNotAuthorised", "MainSuspended"]
-    assert ledger.state.tip == history.tip
-
-
 def test_labels_are_followed_past_a_request_from_its_branch(story: Chronicle) -> None:
     request = story.request("away", "runHealthCheck", ("chat",), reason="Look", branch=True)
     story.record(story.claim(request, "chat"), "claimed", branches=[story.ref("refs/heads/request/away")])
@@ -198,21 +210,6 @@ def test_labels_are_followed_past_a_request_from_its_branch(story: Chronicle) ->
     ledger, _ = _read(story)
     assert ledger.state.tip == story.ref(MAIN)
     assert [change.path for change in ledger.state.pending] == ["services/mail.yaml"]
-
-
-def test_a_main_that_was_rewound_is_an_exception() -> None:
-    history, _ = approved()
-    audit = Audit(history)
-    gone = history.tip
-    first = audit.step({}, by=key("reconciler-1"), subject="x")
-    history.tip = history.root
-    history.step({"README.md": b"another main"}, by=None)
-    second = audit.step({}, by=key("reconciler-1"), subject="x")
-    ledger = Ledger(history, history.root, history.tip)
-    assert list(ledger.step(first)) == []
-    assert ledger.state.tip == gone
-    (row,) = ledger.step(second)
-    assert (row.reason, row.message.split(":")[0]) == ("MainSuspended", "HistoryRewritten")
 
 
 def test_selections() -> None:
