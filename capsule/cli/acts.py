@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,9 @@ from capsule.cli.act_pages import (
     show_review,
 )
 from capsule.cli.app import Globals
-from capsule.cli.screen import Screen
 from capsule.cli.shared import (
     as_key_option,
+    ask_for_consent,
     complete_open_requests,
     now,
     opened,
@@ -94,7 +93,7 @@ def _decide(options: Globals, name: str, word: Word, reason: str, yes: bool, as_
         seen = review(repository, identity, name, word, now())
         show_review(seen)
         ending = " and merge it into main" if seen.completes else ""
-        _ask_for_consent(f"{word.capitalize()} as {identity.principal}{ending}?", yes)
+        ask_for_consent(f"{word.capitalize()} as {identity.principal}{ending}?", yes)
         show_decided(seen, decide(repository, identity, seen, word, reason, now()), word)
 
 
@@ -119,28 +118,8 @@ def _decide_change(
 
     seen = review_change(repository, identity, branch, decision, now())
     show_change(seen)
-    _ask_for_consent(f"{decision.capitalize()} this change as {identity.principal}?", yes)
+    ask_for_consent(f"{decision.capitalize()} this change as {identity.principal}?", yes)
     show_change_decided(seen, decide_change(repository, identity, seen, decision, reason, now()), decision)
-
-
-def _ask_for_consent(question: str, yes: bool) -> None:
-    """Goes on only for a yes. Raises Exit (1) for a no, Abort for Ctrl-C, WrongUsage without a terminal."""
-    from capsule.commands.errors import FINDINGS, WrongUsage
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise WrongUsage(
-            "NobodyToAsk", "there is no terminal to ask on", "Add --yes if you have read the above."
-        )
-    try:
-        agreed = click.confirm(question)
-    except click.Abort:
-        Screen(err=True).line("\nNothing was signed.")
-        raise
-    if not agreed:
-        Screen(err=True).line("Nothing was signed.")
-        raise click.exceptions.Exit(FINDINGS)
 
 
 COMMANDS = {"approve": approve, "reject": reject, "propose": propose}

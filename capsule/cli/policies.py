@@ -9,13 +9,24 @@ import click
 
 from capsule.cli.app import Globals
 from capsule.cli.screen import Column, Screen
-from capsule.cli.shared import Subverbs, as_key_option, complete_requests, json_option, now, opened, who_signs
+from capsule.cli.shared import (
+    Subverbs,
+    as_key_option,
+    ask_for_consent,
+    complete_requests,
+    json_option,
+    now,
+    opened,
+    who_signs,
+    yes_option,
+)
 from capsule.commands.errors import FINDINGS
 
 if TYPE_CHECKING:
     from capsule.commands.policy_diff import PolicyDiff
     from capsule.commands.policy_explain import RequestExplained
     from capsule.commands.policy_words import PolicyShown
+    from capsule.commands.signers_list import SignersReview
 
 
 @click.group(cls=Subverbs)
@@ -219,26 +230,47 @@ def allowed_signers(options: Globals, install: bool) -> None:
 
 @policy.command("signers")
 @as_key_option
+@yes_option
 @click.pass_obj
-def signers(options: Globals, as_key: Path | None) -> None:
+def signers(options: Globals, as_key: Path | None, yes: bool) -> None:
     """Write the list of who may sign, as agents learn it, and sign it as an owner.
 
-    Needed after a change of the policy's principals or keys; `capsule doctor` says when.
+    Shows who comes in and who goes, and asks. Needed after a change of the policy's principals or keys;
+    `capsule doctor` says when.
     """
-    from capsule.commands.policy import sign_signers
+    from capsule.commands.signers_list import review_signers, sign_signers
 
-    with opened(options) as repository:
-        done = sign_signers(repository, who_signs(repository, as_key), now())
     screen = Screen()
-    if done.commit is None:
-        screen.line(f"The list of signers (serial {done.serial}) is already signed by {done.signed_by}.")
-    else:
-        screen.line(
-            f"Signed by {done.signed_by}: list of signers, serial {done.serial} ({done.commit[:12]}).",
-            style="green",
-        )
+    with opened(options) as repository:
+        identity = who_signs(repository, as_key)
+        review = review_signers(repository, identity, now())
+        if review.signed:
+            screen.line(
+                f"The list of signers (serial {review.serial}) is already signed by {identity.principal}."
+            )
+            return
+        _show_signers(review)
+        ask_for_consent(f"Sign this list as {identity.principal}?", yes)
+        done = sign_signers(repository, identity, review, now())
+    screen.line(
+        f"Signed by {done.signed_by}: list of signers, serial {done.serial} ({done.commit[:12]}).",
+        style="green",
+    )
     if done.note:
         screen.line(done.note, style="yellow")
+
+
+def _show_signers(review: SignersReview) -> None:
+    screen = Screen()
+    screen.line(f"List of signers, serial {review.serial}, in comparison with the one in force:", bold=True)
+    if not review.changes:
+        screen.line("  the same; only the signature is added")
+    for change in review.changes:
+        screen.line(f"  {change.principal}")
+        for fact in change.gains:
+            screen.line(f"    + {fact}", style="green")
+        for fact in change.loses:
+            screen.line(f"    - {fact}", style="red")
 
 
 COMMANDS = {"policy": policy}

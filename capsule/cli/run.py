@@ -247,6 +247,7 @@ def serving(repository: Repository, bind: tuple[str, int]) -> Iterator[Dashboard
             lambda: open_store(repository.directory, settings=repository.remote_settings),
             repository.root,
             clock,
+            proved=repository.proved,
         ),
         *bind,
     )

@@ -5,6 +5,7 @@ Called by the modules of the verbs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -242,3 +243,23 @@ def _git_lines(ctx: click.Context, *arguments: str) -> list[str]:
         return run_git(Path(directory), *arguments).splitlines()
     except (GitFailed, CommandError):
         return []
+
+
+def ask_for_consent(question: str, yes: bool) -> None:
+    """Goes on only for a yes. Raises Exit (1) for a no, Abort for Ctrl-C, WrongUsage without a terminal."""
+    from capsule.commands.errors import FINDINGS, WrongUsage
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise WrongUsage(
+            "NobodyToAsk", "there is no terminal to ask on", "Add --yes if you have read the above."
+        )
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        Screen(err=True).line("\nNothing was signed.")
+        raise
+    if not agreed:
+        Screen(err=True).line("Nothing was signed.")
+        raise click.exceptions.Exit(FINDINGS)

@@ -19,7 +19,7 @@ from capsule.commands.git_program import GitFailed, run_git
 from capsule.commands.pull_request import escaped, plan_table, table
 from capsule.commands.repository import Repository
 from capsule.commands.writing import branch_changes
-from capsule.documents.paths import RequestFolder
+from capsule.documents.paths import SIGNERS, SIGNERS_FOLDER, RequestFolder
 from capsule.documents.types import Attestation, Writer
 from capsule.forge.api import Forge, RawPull
 from capsule.plan import missing_text
@@ -240,9 +240,13 @@ class _Judging:
     def _changes(self, state: MainState) -> Iterator[Verdict]:
         if state.suspended:
             yield Verdict("main", False, f"{state.suspended.message} [{state.suspended.reason}]")
-        for finding in state.findings:
-            if finding.severity == "error" and finding.path in self._edits:
-                yield Verdict(finding.path, False, f"{finding.message} [{finding.reason}]")
+        listed = any(path.startswith(f"{SIGNERS_FOLDER}/") for path in self._edits)
+        touched = {*self._edits, SIGNERS} if listed else {*self._edits}  # a signature alone bears on the list
+        wrong = [each for each in state.findings if each.severity == "error" and each.path in touched]
+        for finding in wrong:
+            yield Verdict(finding.path, False, f"{finding.message} [{finding.reason}]")
+        if listed and all(finding.path != SIGNERS for finding in wrong):
+            yield Verdict(SIGNERS, True)
         pending = {each.path: each for each in state.pending if each.path in self._edits}
         for path, change in pending.items():
             self._missing[path] = change.missing

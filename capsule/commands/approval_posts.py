@@ -8,6 +8,7 @@ approval`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -71,24 +72,30 @@ class _Pulls:
         self._forge = forge
 
     def judged(self, number: int) -> tuple[Posted, PullHead | None]:
-        """The verdict, and the head that it is about."""
+        """The verdict, and the head that it is about, also where that cannot be judged; None where no head is
+        known."""
+        pull = None
         try:
             found = PullAnswer.of(self._forge, number)
             if found is None:
                 raise SetUpProblem("PullRequestMissing", f"there is no pull request {number} into main")
+            pull = PullHead(number, found.pull.head)
             self._fetch(number)
-            head = found.pull.head
-            verdicts = judged_range(self._repository, self._base, head, self._now, found)
+            verdicts = judged_range(self._repository, self._base, pull.head, self._now, found)
         except ForgeError as error:
-            return Posted(number, problem=told(error, self._settings)), None
+            return Posted(number, problem=told(error, self._settings)), pull
         except CommandError as error:
-            return Posted(number, problem=error), None
-        return Posted(number, verdicts), PullHead(number, head)
+            return Posted(number, problem=error), pull
+        return Posted(number, verdicts), pull
 
     def posted(self, number: int) -> Posted:
         """The verdict, told at the forge."""
         found, pull = self.judged(number)
         if pull is None:
+            return found
+        if found.problem:  # a check that an earlier look set must not stay green
+            with suppress(ForgeError):
+                self._forge.set_check(pull, False, f"cannot be judged: {found.problem.reason}")
             return found
         silent = ""
         try:

@@ -22,6 +22,8 @@ _LOOKS = 3
 
 def look(repository: Repository, now: datetime, cache: SnapshotCache | None = None) -> Snapshot:
     """Everything there is to see at the tips as last fetched; `cache` is for who looks again and again."""
+    cache = cache or SnapshotCache()
+    cache.proved = repository.proved
     for left in reversed(range(_LOOKS)):
         refs = repository.refs
         try:

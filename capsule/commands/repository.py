@@ -6,21 +6,24 @@ root that nobody vouched for. Called by every verb that works on a repository.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from capsule.commands.audit_memory import proved_tip
 from capsule.commands.errors import CommandError, SetUpProblem, WrongUsage
 from capsule.commands.git_program import WHERE_TO_FIND_ONE, GitFailed, Location, locate, run_git, setting
 from capsule.commands.remote_settings import remote_settings
 from capsule.documents.paths import AUDIT, MAIN, POLICY, REQUEST_BRANCHES
 from capsule.documents.types import Policy
 from capsule.lifecycle import Records, read_records
+from capsule.trust.believed import Belief
 from capsule.trust.key_validity import SeenOnAudit, policy_at
-from capsule.trust.mainline import BadRoot
+from capsule.trust.mainline import BadRoot, judge
 from capsule.trust.objects import BadObject, MissingObject, NotDescended, find, read_commit
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState
@@ -52,7 +55,7 @@ class Repository:
         if not self._refreshed:
             self.store.refresh()
             self._refreshed = True
-            self.__dict__.pop("state", None)
+            self.__dict__.pop("belief", None)
 
     @property
     def directory(self) -> Path:
@@ -87,20 +90,44 @@ class Repository:
         return self.refs.get(AUDIT)
 
     @cached_property
+    def belief(self) -> Belief:
+        """Main as judged when it was first asked for, suspended when audit has seen another main; and how
+        much of audit is believed."""
+        with self._explained():
+            return judged_main(self.store, self.root, self.main, self.audit, self.now, proved=self.proved)
+
+    @property
     def state(self) -> MainState:
-        """Main as judged when it was first asked for; suspended when audit has seen another main."""
-        return self.judge(self.main, self.audit)
+        """Main as judged when it was first asked for."""
+        return self.belief.state
 
     @property
     def policy(self) -> Policy:
         """The policy in force, with the keys that speak now."""
         return policy_at(self.state.policy.document, self.now)
 
-    def judge(self, tip: str, audit: str | None = None) -> MainState:
-        """Main as it would be judged with `tip` as its tip, beside an `audit` with that tip."""
+    def judge(self, tip: str) -> MainState:
+        """Main as it would be judged with `tip` as its tip, beside as much of audit as is believed."""
+        return self._beside(tip, self.belief.commit)
+
+    def proved_state(self) -> MainState:
+        """Main, judged beside no more of audit than was proved here."""
+        return self._beside(self.main, self.proved())
+
+    def _beside(self, tip: str, audit: str | None) -> MainState:
+        seen = SeenOnAudit(self.store, self.root, tip, audit, self.now)
+        with self._explained():
+            return judge(self.store, self.root, tip, seen=seen)
+
+    def proved(self) -> str | None:
+        """The commit of audit that was proved last in this clone."""
+        return proved_tip(self.store.git_folder, self.root)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says what to do about whatever keeps main from being judged."""
         try:
-            seen = SeenOnAudit(self.store, self.root, tip, self.audit, self.now)
-            return judged_main(self.store, self.root, tip, audit, seen=seen)
+            yield
         except (BadRoot, NotDescended) as error:
             raise SetUpProblem(
                 "BadRoot",
@@ -144,7 +171,8 @@ class Repository:
 
     def _judged(self, state: MainState, refs: Mapping[str, str]) -> Mapping[str, JudgedRequest]:
         branches = {name: oid for name, oid in refs.items() if name.startswith(REQUEST_BRANCHES)}
-        records = self.records()
+        believed = self.belief.commit
+        records = self.records() if believed == self.audit else read_records(self.store, believed)
         begun, told = records.begun, records.attestations()
         return judge_requests(self.store, state, branches, begun=begun, attestations=told)
 

@@ -17,7 +17,7 @@ from capsule.commands.repository import Repository
 from capsule.commands.signing import Identity
 from capsule.documents.paths import MAIN
 from capsule.store.api import Draft, RefMoved, RefUpdate
-from capsule.trust.objects import changes, file_bytes, read_blob, read_commit
+from capsule.trust.objects import BadObject, changes, file_bytes, read_blob, read_commit
 
 _RACES = 5
 
@@ -66,7 +66,10 @@ def move_branch(repository: Repository, name: str, old: str | None, new: str) ->
 
 
 def branch_changes(repository: Repository, base: str, tip: str) -> dict[str, bytes | None]:
-    """What the branch `tip` changes since it left `base`: path → new bytes, None for deleted."""
+    """What the branch `tip` changes since it left `base`: path → new bytes, None for deleted.
+
+    Raises CommandError for what no state repository holds: links, submodules, names that only differ in case.
+    """
     try:
         fork = run_git(repository.directory, "--no-replace-objects", "merge-base", base, tip)
     except GitFailed:
@@ -76,11 +79,18 @@ def branch_changes(repository: Repository, base: str, tip: str) -> dict[str, byt
             "Make it from main: git switch -c NAME main",
         ) from None
     store = repository.store
-    old, new = read_commit(store, fork), read_commit(store, tip)
-    return {
-        change.path: read_blob(store, change.new.oid) if change.new else None
-        for change in changes(store, old.tree, new.tree)
-    }
+    try:
+        old, new = read_commit(store, fork), read_commit(store, tip)
+        return {
+            change.path: read_blob(store, change.new.oid) if change.new else None
+            for change in changes(store, old.tree, new.tree)
+        }
+    except BadObject as error:
+        raise CommandError(
+            error.reason,
+            f"the branch holds what no state repository takes: {error}",
+            "Plain files and folders alone: take it out of the branch, and push again.",
+        ) from None
 
 
 def merge_into_main(

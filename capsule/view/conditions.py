@@ -7,29 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from capsule.trust.key_validity import committed_at, policy_at
-from capsule.trust.objects import ObjectReader, read_commit
-from capsule.trust.policy import signer_of
 from capsule.trust.state import Finding, MainState
 from capsule.view.model import ConditionRow
-from capsule_agent.protocol import sshsig
 
 
-def unproved(reader: ObjectReader, state: MainState, audit: str | None) -> ConditionRow | None:
-    """A condition when the tip of audit was not signed by a machine of the policy in force."""
-    if audit is None or audit == state.root:
+def unproved(doubt: Finding | None) -> ConditionRow | None:
+    """A condition when the tip of audit is not believed."""
+    if doubt is None:
         return None
-    info = read_commit(reader, audit)
-    policy = policy_at(state.policy.document, committed_at(info))
-    try:
-        signer = signer_of(policy, info.signed_payload, info.signature or "", sshsig.COMMIT)
-    except sshsig.BadSignature as error:
-        return ConditionRow(
-            "AuditNotProved", "AuditSignature", f"the tip of audit is not signed by a reconciler: {error}"
-        )
-    if policy.spec.principals[signer].machine:
-        return None
-    return ConditionRow("AuditNotProved", "AuditSigner", f"the tip of audit is signed by {signer}, a person")
+    return ConditionRow("AuditNotProved", doubt.reason, f"{doubt.message}. Prove it: capsule audit verify")
 
 
 def waiting_for_reviews(state: MainState, waits: Mapping[str, str]) -> Iterator[ConditionRow]:

@@ -1,25 +1,22 @@
-"""Main as people see it: judged, and compared with the point that the reconciler recorded last.
+"""Main as people see it: judged beside as much of audit as is believed, and compared with the point that the
+reconciler recorded last.
 
 Rules kept: who looks for the first time notices a main that was rewound before, because audit names the
 revision it observed; only a revision that leads from the root, named by a machine of the policy in force
-there, is believed, and anything else is passed over. Called by view.build and by commands.
+there, is believed, and anything else is passed over. Called by view.tips and by commands.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 
-from capsule.trust.key_validity import Seen, committed_at, policy_at
+from capsule.trust.believed import Belief, believed, goes_on
+from capsule.trust.key_validity import SeenOnAudit, committed_at, policy_at
 from capsule.trust.mainline import advance, judge
-from capsule.trust.objects import (
-    BadObject,
-    MissingObject,
-    NotDescended,
-    ObjectReader,
-    first_parents,
-    raw_commit,
-    read_commit,
-)
+from capsule.trust.objects import BadObject, MissingObject, ObjectReader, raw_commit, read_commit
 from capsule.trust.policy import is_machine, signer_of
 from capsule.trust.state import MainState
 from capsule_agent.protocol import sshsig
@@ -33,43 +30,40 @@ def judged_main(
     root: str,
     main: str,
     audit: str | None,
+    now: datetime | None = None,
+    *,
+    earlier: str | None = None,
+    proved: Callable[[], str | None] = lambda: None,
     known: MainState | None = None,
-    seen: Seen | None = None,
-) -> MainState:
+) -> Belief:
     """Main judged up to its tip `main`, suspended as HistoryRewritten when audit has seen another one.
 
-    `audit` is the tip of audit, `known` the outcome of an earlier look; `seen` tells when steps were seen,
-    for keys that speak for a while only, which do not count without it. Raises BadRoot, MissingObject and
-    BadObject for what main holds; for what audit says, never.
+    All else is as for `believed`. Raises BadRoot, MissingObject and BadObject.
     """
-    state = judge(reader, root, main, known, seen)
+    belief = believed(reader, root, main, audit, now, earlier=earlier, proved=proved, known=known)
     if audit is None or audit == root:
-        return state
+        return belief
     try:
-        return _compared(reader, state, main, audit, seen)
+        return replace(belief, state=_compared(reader, belief, main, audit, now))
     except (BadObject, MissingObject, sshsig.BadSignature):
-        return state
+        return belief
 
 
-def _compared(reader: ObjectReader, state: MainState, main: str, audit: str, seen: Seen | None) -> MainState:
+def _compared(reader: ObjectReader, belief: Belief, main: str, audit: str, now: datetime | None) -> MainState:
+    state = belief.state
     info = read_commit(reader, audit)
     named = info.trailers.get(_OBSERVED, ())
     if len(named) != 1 or not _COMMIT_ID.fullmatch(named[0]) or named[0] == state.tip:
         return state
     raw_commit(reader, named[0])
-    if _leads_to(reader, named[0], main):
+    if goes_on(reader, main, named[0]):
         return state
-    before = judge(reader, state.root, named[0], seen=seen)
+    before = judge(
+        reader, state.root, named[0], seen=SeenOnAudit(reader, state.root, named[0], belief.commit, now)
+    )
     policy = policy_at(before.policy.document, committed_at(info))
     if before.tip != named[0] or not is_machine(
         policy, signer_of(policy, info.signed_payload, info.signature or "", sshsig.COMMIT)
     ):
         return state
     return advance(reader, before, main)
-
-
-def _leads_to(reader: ObjectReader, commit: str, tip: str) -> bool:
-    try:
-        return all(True for _ in first_parents(reader, tip, commit))
-    except NotDescended:
-        return False

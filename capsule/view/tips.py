@@ -7,7 +7,7 @@ by build.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from capsule.documents.codec import InvalidDocument, load_as
 from capsule.documents.paths import AUDIT, REQUEST_BRANCHES, STATUS, status_path
 from capsule.documents.types import ServiceStatus
 from capsule.lifecycle import Records, RequestRecords, read_records
-from capsule.trust.key_validity import SeenOnAudit, committed_at
+from capsule.trust.key_validity import committed_at
 from capsule.trust.mainline import BadRoot
 from capsule.trust.objects import (
     BadObject,
@@ -100,6 +100,10 @@ class SnapshotCache:
     picture: Picture | None = None
     stale: tuple[ServiceRow, ...] | None = None
     state: MainState | None = None
+    believed: str | None = None
+    """The last commit of audit that was believed."""
+    proved: Callable[[], str | None] = lambda: None
+    """Gives a commit of audit that was proved here."""
     judged: RequestSet = field(default_factory=lambda: RequestSet({}))
     records: Records = field(default_factory=Records)
     status_tree: str | None = None
@@ -145,19 +149,22 @@ def _base(
 ) -> _Base:
     """All but the heartbeats. Raises Unreadable."""
     try:
-        seen = SeenOnAudit(reader, root, main, audit, now)
-        kept.state = state = judged_main(reader, root, main, audit, kept.state, seen)
+        belief = judged_main(
+            reader, root, main, audit, now, earlier=kept.believed, proved=kept.proved, known=kept.state
+        )
+        kept.believed = belief.commit
+        kept.state = state = belief.state
         kept.records = read_records(reader, audit, kept.records)
-        begun, told = kept.records.begun, kept.records.attestations()
+        heard = kept.records if belief.doubt is None else read_records(reader, belief.commit)
+        begun, told = heard.begun, heard.attestations()
         kept.judged = judge_requests(reader, state, branches, kept.judged, begun=begun, attestations=told)
         _read_statuses(reader, audit, kept)
-        unproved_tip = unproved(reader, state, audit)
     except (BadObject, BadRoot, NotDescended) as error:
         raise Unreadable(getattr(error, "reason", "NotDescended"), str(error)) from error
     _make_requests(reader, kept)
     by_time = sorted(kept.requests.values(), key=lambda item: (item.last, item.row.name), reverse=True)
     fleeting = state.fleeting or kept.judged.fleeting
-    return _Base(facts, state, _make_services(state, kept), tuple(by_time), unproved_tip, fleeting)
+    return _Base(facts, state, _make_services(state, kept), tuple(by_time), unproved(belief.doubt), fleeting)
 
 
 def _read_statuses(reader: ObjectReader, audit: str | None, kept: SnapshotCache) -> None:

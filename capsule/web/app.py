@@ -43,16 +43,18 @@ def create_app(
     root: str,
     clock: Callable[[], datetime],
     hosts: Iterable[str] = (),
+    proved: Callable[[], str | None] = lambda: None,
 ) -> Flask:
     """The dashboard of one repository.
 
     `open_store` opens the repository (again after an error), `root` is its pinned id, `clock` gives the
-    time in UTC, `hosts` are names besides the loopback ones under which it may be asked.
+    time in UTC, `hosts` are names besides the loopback ones under which it may be asked, and
+    `proved` gives the commit of audit that was proved here last.
     """
     app = Flask("capsule.web", static_folder=None)
     app.json.ensure_ascii = True  # type: ignore[attr-defined]  # the default provider has it
     app.url_map.strict_slashes = False
-    picture = Picture(open_store, root, clock)
+    picture = Picture(open_store, root, clock, proved)
     app.extensions["capsule.picture"] = picture
     app.extensions["capsule.hosts"] = Hosts(hosts)
     _dress(app)

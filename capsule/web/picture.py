@@ -54,13 +54,19 @@ class History:
 class Picture:
     """The repository as the dashboard sees it; safe to use from several threads."""
 
-    def __init__(self, open_store: Callable[[], Store], root: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        root: str,
+        clock: Callable[[], datetime],
+        proved: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._open = open_store
         self._root = root
         self._clock = clock
         self._lock = threading.Lock()
         self._store: Store | None = None
-        self._cache = SnapshotCache()
+        self._cache = SnapshotCache(proved=proved)
         self._starts: OrderedDict[str, None] = OrderedDict()
         self._reading_history = threading.Lock()
         self._history_store: Store | None = None

@@ -91,7 +91,11 @@ def test_a_new_policy_takes_force_and_agents_get_a_new_list_of_signers(office: O
     outdated = office.run("doctor")
     assert (outdated.exit_code, "SignersOutdated" in outdated.output) == (1, True), outdated.output
     assert office.run("policy", "signers", person="carol").exit_code == 4
-    signed = office.run("policy", "signers", person="bob")
+    asked = office.run("policy", "signers", person="bob")
+    assert (asked.exit_code, "NobodyToAsk" in asked.output) == (2, True), asked.output
+    for told in ("  mallory\n    + may approve\n    + key SHA256:",):
+        assert told in asked.output
+    signed = office.run("policy", "signers", "--yes", person="bob")
     assert (signed.exit_code, "serial 2" in signed.output) == (0, True), signed.output
     again = office.run("policy", "signers", person="bob")
     assert "already signed by bob" in again.output

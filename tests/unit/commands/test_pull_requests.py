@@ -410,7 +410,8 @@ def test_one_pull_request_that_cannot_be_judged_stops_no_other(office: Office) -
         none = here.run("approval", "--pull", "99", *options)
     assert done.exit_code == 3
     assert "refs/pull/6/head cannot be fetched" in done.output.replace("\n", " ")
-    assert [commit for commit, _ in site.statuses] == [pull.head]
+    told = {commit: body["state"] for commit, body in site.statuses}
+    assert told == {"e" * 40: "failure", pull.head: told[pull.head]}
     assert (none.exit_code, "PullRequestMissing" in none.output) == (3, True)
 
 

@@ -42,12 +42,13 @@ def test_a_rewound_main_is_shown_at_the_first_look_and_after_it(story: Chronicle
     old, new = rewind(story)
     assert suspended(story)
     assert suspended(story, cache)
-    state = judged_main(story.store, story.root, new, story.ref(AUDIT))
+    state = judged_main(story.store, story.root, new, story.ref(AUDIT)).state
     assert state.suspended
     assert (state.suspended.reason, state.tip) == ("HistoryRewritten", old)
     story.commit({"notes.txt": "third"}, "Third")
     assert suspended(story, cache)
-    assert judged_main(story.store, story.root, story.ref(MAIN), story.ref(AUDIT), state).suspended
+    main, audit = story.ref(MAIN), story.ref(AUDIT)
+    assert judged_main(story.store, story.root, main, audit, known=state).state.suspended
 
 
 def test_the_old_tip_pushed_back_ends_it(story: Chronicle) -> None:
