@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from capsule.documents.paths import MAIN
-from capsule.trust.pushes import Push, RefusedPush, judge_push
+from capsule.trust.pushes import Push, judge_push
+from capsule.trust.refused_pushes import RefusedPush
 from tests.trust_history import History
 
 

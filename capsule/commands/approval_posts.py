@@ -8,8 +8,7 @@ approval`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from capsule.commands.approval import PullAnswer, Verdict, as_markdown, commit_named, judged_range
@@ -94,9 +93,7 @@ class _Pulls:
         if pull is None:
             return found
         if found.problem:  # a check that an earlier look set must not stay green
-            with suppress(ForgeError):
-                self._forge.set_check(pull, False, f"cannot be judged: {found.problem.reason}")
-            return found
+            return self._turned_red(found, found.problem, pull)
         silent = ""
         try:
             self._forge.comment(number, comment_text(found.verdicts, pull, self._base))
@@ -109,6 +106,15 @@ class _Pulls:
             unset = SetUpProblem(why.reason, f"the check was not set: {why.message}", why.hint)
             return Posted(number, found.verdicts, unset, silent)
         return Posted(number, found.verdicts, silent=silent)
+
+    def _turned_red(self, found: Posted, problem: CommandError, pull: PullHead) -> Posted:
+        """The check of a head that cannot be judged, set to failure; where it is not, the problem says so."""
+        try:
+            self._forge.set_check(pull, False, f"cannot be judged: {problem.reason}")
+        except ForgeError as error:
+            message = f"{problem.message}; and its check, which may still be green, was not set: {error}"
+            return replace(found, problem=SetUpProblem(problem.reason, message, problem.hint))
+        return found
 
     def _fetch(self, number: int) -> None:
         """The objects of its head: no branch moves, and no file is written."""

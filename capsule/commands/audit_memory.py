@@ -1,8 +1,7 @@
 """Where the last proof of this clone ended, so that the next one proves only what is new.
 
 Rules kept: those of commands.memory; the chain of audit's commits is looked at all the same, and must still
-hold the commit that it names at its place. Called by commands.audit and
-commands.repository.
+hold the commit that it names at its place. Called by commands.audit and commands.repository.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from pathlib import Path
 from capsule.commands.errors import CommandError, SetUpProblem
 from capsule.commands.hook_memory import remember, remembered
 from capsule.store.git import open_store
-from capsule.trust.pushes import Push, RefusedPush, judge_push
+from capsule.trust.pushes import Push, judge_push
+from capsule.trust.refused_pushes import RefusedPush
 
 REASONS: dict[str, str] = {
     "HookFailed": "The server could not judge a push, so it refused it. Nothing was changed.",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from capsule.documents.paths import AUDIT, HEARTBEATS, MAIN, REQUEST_BRANCHES, SERVICES, SIGNERS_FOLDER
+from capsule.documents.paths import AUDIT, HEARTBEATS, MAIN, REQUEST_BRANCHES
 from capsule.documents.scalars import NAME
 from capsule.trust import objects
 from capsule.trust.key_validity import SeenOnAudit, policy_at
@@ -22,8 +22,23 @@ from capsule.trust.mainline import BadRoot, advance, judge
 from capsule.trust.objects import BadObject, MissingObject, NotDescended, ObjectReader
 from capsule.trust.policy import is_machine, signer_of
 from capsule.trust.pushed_audit import Mainline, Untaken, check_new_commits
+from capsule.trust.refused_pushes import (
+    ADVICE,
+    ASK_SERVER,
+    BEAT,
+    FETCH,
+    MAIN_FIRST,
+    MEND,
+    OTHER_ROOT,
+    REQUEST_FORM,
+    REWOUND,
+    Refused,
+    RefusedPush,
+    check_brought,
+    untakeable,
+)
 from capsule.trust.requests import judge_requests
-from capsule.trust.state import Finding, MainState, PendingChange
+from capsule.trust.state import MainState
 from capsule.trust.story import BadStory
 from capsule_agent.protocol import sshsig
 
@@ -63,23 +78,6 @@ class Push:
     ref: str
     old: str | None
     new: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedPush:
-    """Why a ref must not be moved, and what the pusher does next. `reason` is a reason code."""
-
-    ref: str
-    reason: str
-    message: str
-    advice: str
-
-
-class _Refused(Exception):
-    def __init__(self, reason: str, message: str, advice: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.advice = advice
 
 
 def judge_push(
@@ -132,14 +130,14 @@ class _Judging:
         """Why one ref must not be moved; None when it may."""
         try:
             self._check(push)
-        except _Refused as refused:
+        except Refused as refused:
             return RefusedPush(push.ref, refused.reason, str(refused), refused.advice)
         except (BadObject, BadStory, Untaken) as error:
-            return RefusedPush(push.ref, error.reason, str(error), _ADVICE.get(error.reason, _MEND))
+            return RefusedPush(push.ref, error.reason, str(error), ADVICE.get(error.reason, MEND))
         except BadRoot as error:
-            return RefusedPush(push.ref, error.reason, str(error), _ASK_SERVER)
+            return RefusedPush(push.ref, error.reason, str(error), ASK_SERVER)
         except MissingObject as error:
-            return RefusedPush(push.ref, "ObjectMissing", f"an object is not here: {error}", _FETCH)
+            return RefusedPush(push.ref, "ObjectMissing", f"an object is not here: {error}", FETCH)
         return None
 
     def _check(self, push: Push) -> None:
@@ -150,7 +148,7 @@ class _Judging:
         elif push.ref.startswith(HEARTBEATS):
             self._check_heartbeat(push)
         elif not push.ref.startswith((_HEADS, _TAGS)):
-            raise _Refused(
+            raise Refused(
                 "RefNotServed",
                 f"{push.ref} is no branch, tag or heartbeat, and nothing else is served here",
                 "Push a branch: git push origin HEAD:refs/heads/NAME",
@@ -172,8 +170,8 @@ class _Judging:
         for commit in steps:
             after = advance(self._reader, after, commit)
             if after.tip != commit:
-                raise _untakeable(after, commit)
-        _check_brought(state, after)
+                raise untakeable(after, commit)
+        check_brought(state, after)
         self._main, self._judged = new, after
 
     def _steps(self, new: str, old: str, branch: str) -> list[str]:
@@ -183,7 +181,7 @@ class _Judging:
             for commit in objects.first_parents(self._reader, new, old):
                 found.append(commit)
                 if len(found) > MAX_STEPS:
-                    raise _Refused(
+                    raise Refused(
                         "PushTooLong",
                         f"more than {MAX_STEPS} commits for {branch} in one push",
                         f"Push them in parts: git push origin OLDER_COMMIT:refs/heads/{branch}",
@@ -191,9 +189,9 @@ class _Judging:
         except NotDescended:
             if old == self._root:
                 message = f"{branch} does not begin with the root {old} that is pinned here"
-                raise _Refused("BranchRewound", message, _OTHER_ROOT) from None
+                raise Refused("BranchRewound", message, OTHER_ROOT) from None
             message = f"{new[:12]} does not go on from {old[:12]}, the {branch} here, along first parents"
-            raise _Refused("BranchRewound", message, _REWOUND.format(branch=branch)) from None
+            raise Refused("BranchRewound", message, REWOUND.format(branch=branch)) from None
         return found[::-1]
 
     # ---- audit ----
@@ -235,7 +233,7 @@ class _Judging:
     @property
     def _tip(self) -> str:
         if self._main is None:
-            raise _Refused("MainMissing", "there is no main here to judge this by", _MAIN_FIRST)
+            raise Refused("MainMissing", "there is no main here to judge this by", MAIN_FIRST)
         return self._main
 
     @cached_property
@@ -248,7 +246,7 @@ class _Judging:
     def _check_request(self, ref: str, new: str) -> None:
         name = ref.removeprefix(REQUEST_BRANCHES)
         if not _NAME.fullmatch(name):
-            raise _Refused(
+            raise Refused(
                 "BadRequestBranch",
                 f"{name[:80]!r} cannot be the name of a request",
                 "`capsule request` names it; or use lower-case letters, digits and dashes.",
@@ -260,17 +258,17 @@ class _Judging:
         )
         for change in objects.changes(self._reader, base, tree):
             if not own.fullmatch(change.path):
-                raise _Refused(
+                raise Refused(
                     "BranchHoldsMore",
                     f"the branch also changes {change.path}, which is not of the request {name}",
                     "Keep the request on its branch, and put all else on a branch of its own.",
                 )
         found = judge_requests(self._reader, state, {ref: new}, left_out=lambda _: True)
         for finding in found.findings:
-            raise _Refused(finding.reason, finding.message, _REQUEST_FORM)
+            raise Refused(finding.reason, finding.message, REQUEST_FORM)
         judged = found.get(name)
         if judged and judged.verdict == "refused":
-            raise _Refused(judged.reason, judged.message, _REQUEST_FORM)
+            raise Refused(judged.reason, judged.message, REQUEST_FORM)
 
     def _base(self, new: str) -> str:
         """The newest commit of main that `new` holds along first parents or through a merge of main."""
@@ -285,7 +283,7 @@ class _Judging:
                 break
             oid = parents[0]
         if best < 0:
-            raise _Refused(
+            raise Refused(
                 "BranchHoldsMore",
                 f"{new[:12]} does not begin at main",
                 "Begin it anew: git switch -c NAME main",
@@ -297,26 +295,24 @@ class _Judging:
     def _check_heartbeat(self, push: Push) -> None:
         machine = push.ref.removeprefix(HEARTBEATS)
         if push.new is None:
-            raise _Refused("HeartbeatRefused", "a heartbeat is replaced, never deleted", _ASK_SERVER)
+            raise Refused("HeartbeatRefused", "a heartbeat is replaced, never deleted", ASK_SERVER)
         info = objects.read_commit(self._reader, push.new)
         policy = policy_at(self._state.policy.document, self._now)
         try:
             signer = signer_of(policy, info.signed_payload, info.signature or "", sshsig.COMMIT)
         except sshsig.BadSignature as error:
-            raise _Refused(
-                "HeartbeatRefused", f"no machine of the policy signed it: {error}", _BEAT
-            ) from None
+            raise Refused("HeartbeatRefused", f"no machine of the policy signed it: {error}", BEAT) from None
         if signer != machine or not is_machine(policy, signer):
             message = f"signed by {signer}, expected the machine {machine[:80]!r}"
-            raise _Refused("HeartbeatRefused", message, _BEAT)
+            raise Refused("HeartbeatRefused", message, BEAT)
         if info.parents:
-            raise _Refused("HeartbeatRefused", "its commit has parents", _BEAT)
+            raise Refused("HeartbeatRefused", "its commit has parents", BEAT)
 
     def _check_name(self, ref: str) -> None:
         kind, other = ("tag", _HEADS) if ref.startswith(_TAGS) else ("branch", _TAGS)
         name = ref.removeprefix(_TAGS).removeprefix(_HEADS)
         if _SHADOWING.fullmatch(name.casefold()) or other + name in self._names:
-            raise _Refused(
+            raise Refused(
                 "RefShadows",
                 f"the {kind} {name} could be taken for another branch, tag or commit",
                 f"Give the {kind} another name: git push origin HEAD:{ref.removesuffix(name)}NAME",
@@ -324,80 +320,9 @@ class _Judging:
 
 
 def _kept(push: Push, branch: str) -> str:
-    """Where the branch would stand. Raises _Refused when the push deletes it."""
+    """Where the branch would stand. Raises Refused when the push deletes it."""
     if push.new is None:
-        raise _Refused(
+        raise Refused(
             "BranchDeleted", f"{branch} holds the history and is never deleted", "Leave it as it is."
         )
     return push.new
-
-
-def _untakeable(state: MainState, commit: str) -> _Refused:
-    """What to say of a step of main that can never be taken over."""
-    finding = state.suspended or Finding("HistoryRewritten", "it does not go on from what was judged")
-    if finding.reason == "HistoryRewritten":
-        return _Refused(finding.reason, finding.message, _ASK_SERVER)
-    advice = f"Write the commit again without it: git rebase -i {commit[:12]}^"
-    return _Refused(finding.reason, f"commit {commit[:12]}: {finding.message}", advice)
-
-
-def _check_brought(before: MainState, after: MainState) -> None:
-    """Raise _Refused for what the steps between leave unauthorised; what waited before is not theirs."""
-    waiting = {(change.path, change.new) for change in before.pending}
-    brought = [change for change in after.pending if (change.path, change.new) not in waiting]
-    if after.held and not before.held and after.held.path == SERVICES:
-        raise _Refused(after.held.reason, after.held.message, "Remove services one by one, never the last.")
-    if brought:
-        raise _Refused("ChangeNotAuthorised", "; ".join(map(_told, brought)), _APPROVE)
-    known = {(finding.reason, finding.message) for finding in before.findings}
-    for finding in after.findings:
-        signers = finding.path.startswith(SIGNERS_FOLDER) and finding.severity == "error"
-        if signers and (finding.reason, finding.message) not in known:
-            raise _Refused(
-                finding.reason, f"{finding.path}: {finding.message}", "Run: capsule policy signers"
-            )
-
-
-def _told(change: PendingChange) -> str:
-    """A change that is not authorised, why, and who may still approve it."""
-    needed = [
-        f"{missing.count} of team {missing.team} ({', '.join(missing.candidates) or 'nobody can'})"
-        for missing in change.missing
-    ]
-    asked = f"; still needed: {' and '.join(needed)}" if needed else ""
-    return f"{change.path}: {change.message} ({change.reason}){asked}"
-
-
-_REWOUND = (
-    "Get what is here and put your work on top:\n"
-    "  git fetch origin && git switch {branch} && git rebase origin/{branch}\n"
-    "A branch of yours comes in by: git switch {branch} && git merge --no-ff BRANCH"
-)
-_APPROVE = (
-    "Push it to a branch of its own instead, and have it approved; the last approval merges it:\n"
-    "  git push origin HEAD:refs/heads/change/NAME\n"
-    "  capsule propose change/NAME        (its author)\n"
-    "  capsule approve change/NAME        (whoever is named above)"
-)
-_REQUEST_FORM = "Mend the request and push again; `capsule request` writes one that is right."
-_MAIN_FIRST = "Push main first: git push origin main"
-_FETCH = "Get what is here, and push again: git fetch origin"
-_OTHER_ROOT = "Is this the repository you mean? Else ask whoever runs the server: capsule.root is set there."
-_ASK_SERVER = "Ask whoever runs the server."
-_BEAT = "Reconcilers write heartbeats: run `capsule reconcile` with the key that the policy lists."
-_RECONCILE = "Reconcilers alone write audit, with a key that the policy lists: run `capsule reconcile`."
-_MEND = "Write the commit again without what is named, and push again."
-_ADVICE = dict.fromkeys(
-    (
-        "AuditUnsigned",
-        "AuditBadSignature",
-        "AuditByPerson",
-        "AuthorMismatch",
-        "ForeignTree",
-        "MainPointNotRising",
-        "EmptyCommit",
-        "RecordChanged",
-        "RecordDeleted",
-    ),
-    _RECONCILE,
-)

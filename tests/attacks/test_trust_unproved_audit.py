@@ -141,6 +141,27 @@ def test_what_was_believed_or_proved_and_is_here_no_more_is_no_reason_to_believe
         assert (reason(found), found.commit, serial(found)) == ("AuditSignature", None, 1)
 
 
+def test_what_was_judged_beside_an_audit_that_is_lost_is_judged_anew() -> None:
+    """Main was judged by times of an audit that is here no more: nothing of that judgement is kept."""
+    history, audit = begun()
+    before = audit.tip
+    history.step({"policy.yaml": policy(2)}, by="carol", at=0)
+    audit.step({}, at=at(MONDAY))
+    known = judged(history, audit).state
+    assert known.policy.document.spec.serial == 2
+    found = judged(history, before, earlier="f" * 40, known=known)
+    assert (serial(found), found.commit) == (1, before)
+
+
+def test_audit_is_believed_as_far_as_it_was_proved_where_its_tip_is_not() -> None:
+    """Also where main would be no other without it."""
+    history, audit = begun()
+    proved = audit.tip
+    audit.step({"status/openai-chat.yaml": b"y"}, at=at(MONDAY), signed=False)
+    found = judged(history, audit, proved=proved)
+    assert (found.leans, reason(found), found.commit) == (False, "AuditSignature", proved)
+
+
 def test_proof_is_not_asked_for_where_nothing_hangs_on_it() -> None:
     def never() -> str:
         raise AssertionError("asked")

@@ -15,7 +15,8 @@ import pytest
 from bench.histories import write_history
 from capsule.commands.hook import refusals
 from capsule.commands.hook_memory import remember, remembered
-from capsule.trust.pushes import Push, RefusedPush
+from capsule.trust.pushes import Push
+from capsule.trust.refused_pushes import RefusedPush
 from tests.trust_history import History
 
 

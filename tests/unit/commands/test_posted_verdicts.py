@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.forge_servers import Pull, Review, Site, serve
+from tests.forge_servers import Answer, Pull, Review, Site, serve
 from tests.unit.commands.conftest import Office
 from tests.unit.commands.test_pull_requests import AT, BOB, asked_at_forge, token_file
 
@@ -56,3 +56,22 @@ def test_pull_request_that_cannot_be_judged_stops_no_other_and_stays_red(office:
     assert (done.exit_code, "docs-link" in done.output) == (1, True), done.output
     posted = {commit: body["state"] for commit, body in site.statuses}
     assert posted == {pull.head: "success", evil: "failure"}
+
+
+def test_check_that_could_not_be_turned_red_is_told(office: Office) -> None:
+    """An earlier look may have set it to success: who posts must know that it still stands."""
+    site = Site()
+    with serve("github", site) as server:
+        here, _, _ = asked_at_forge(office, site, server)
+        evil = _head_with_link(office.folder / "remote.git", office.folder)
+        site.add(Pull(6, site.account(666, "mallory"), evil))
+        subprocess.run(
+            ["git", "-C", str(office.folder / "remote.git"), "update-ref", "refs/pull/6/head", evil],
+            check=True,
+        )
+        site.fault = lambda _, path: Answer(403) if evil in path else None
+        options = ("--post", "--forge-token-file", str(token_file(office, server)))
+        done = here.run("approval", "--pull", "6", *options)
+    told = " ".join(done.output.split())
+    assert (done.exit_code, "docs-link" in told, "may still be green" in told) == (3, True, True), told
+    assert not site.statuses
