@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,8 +16,10 @@ from capsule.cli.act_pages import show_asked, show_left_out
 from capsule.cli.app import Globals
 from capsule.cli.forge_options import forge_token_option
 from capsule.cli.pull_requests import PullRequests
+from capsule.cli.screen import Screen
 from capsule.cli.shared import (
     as_key_option,
+    ask_for_consent,
     complete_actions,
     complete_requests,
     complete_services,
@@ -225,12 +229,20 @@ def request(
 
 
 def _ask(options: Globals, wish: Wish, as_key: Path | None, at: datetime, pulls: PullRequests) -> None:
+    from capsule.commands.errors import Doubtful
     from capsule.commands.request import request as ask
 
     with opened(options) as repository:
         identity = who_signs(repository, as_key)
         pulls.check(repository)
-        asked = ask(repository, identity, wish, at)
+        try:
+            asked = ask(repository, identity, wish, at)
+        except Doubtful as doubt:
+            if not sys.stdin.isatty():
+                raise
+            Screen(err=True).line(f"{doubt} [{doubt.reason}]", style="yellow")
+            ask_for_consent("Ask all the same?", yes=False)
+            asked = ask(repository, identity, replace(wish, anyway=True), at)
         show_asked(repository, asked)
         pulls.open(repository, asked.judged)
 

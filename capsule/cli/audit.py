@@ -326,6 +326,12 @@ def audit_report(
     else:
         _write([(as_html if form == "html" else as_markdown)(made)], output)
     if made.proof.proved is False:
+        if not made.proof.first_bad:
+            Screen(err=True).line(
+                "Pin the root that an owner told you, then it is proved against that: "
+                f"git -C {ctx.obj.directory} config capsule.root ID",
+                style="yellow",
+            )
         ctx.exit(FINDINGS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from capsule.cli.app import Globals
+from capsule.cli.screen import Screen
 from capsule.cli.shared import now
 from capsule.commands.errors import FINDINGS
 
@@ -29,6 +30,13 @@ def check(ctx: click.Context, target: str | None, form: str, as_json: bool) -> N
     done = run_check(options.directory, target, options.root, now())
     write = {"text": formats.as_text, "json": formats.as_json, "github": formats.as_github}
     click.echo(write["json" if as_json else form](done.problems), nl=False)
+    if done.uncommitted and not done.failed:
+        first, more = done.uncommitted[0], len(done.uncommitted) - 1
+        others = f" (and {more} more)" if more else ""
+        Screen(err=True).line(
+            f"Not committed yet: {first}{others}. On a branch: git add, git commit, then capsule propose.",
+            dim=True,
+        )
     if done.failed:
         ctx.exit(FINDINGS)
 

@@ -61,8 +61,13 @@ def init(
     )
     screen.line()
     screen.line("Write the root down somewhere else: everything is proved against it. Next:")
-    screen.line(f"  cd {directory}")
+    if bare:
+        screen.line(f"  capsule clone {directory} work --root {made.root}   # where people edit and sign")
+        return
+    screen.line(f"  cd {directory} && git switch -c first-service")
     screen.line("  $EDITOR services/my-service.yaml && capsule check")
+    screen.line("  git add services && git commit -m 'Enrol my-service'")
+    screen.line("  capsule propose && git switch main")
     screen.line("  capsule doctor")
     screen.line("  capsule up")
 

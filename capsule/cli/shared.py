@@ -187,12 +187,13 @@ def complete_either(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def complete_actions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the actions that agents offered when they were last seen, as audit records it."""
+    """Names of the actions that agents offered when they were last seen, as audit records it; where nothing
+    is on record, of those that agents usually have."""
     for audit in _AUDITS:
         listed = _git_lines(ctx, "grep", "--no-color", "-h", "-E", "^    - [A-Za-z][A-Za-z0-9]*$", audit)
         if listed:
             return _matching([line.strip(" -") for line in listed], incomplete)
-    return []
+    return _matching(["disable", "enable", "rotateKey", "runHealthCheck"], incomplete)
 
 
 _BRANCHES = ("for-each-ref", "--format=%(refname)", "refs/heads/request/", "refs/remotes/origin/request/")

@@ -60,7 +60,7 @@ class LedgerReading:
                 packed = [bytes.fromhex(oid) for oid in first_parents(reader, tip, root)]
                 packed.reverse()
                 ahead.steps(bytes.fromhex(root) + b"".join(packed))
-                ledger = Ledger(reader, root, repository.main)
+                ledger = Ledger(reader, root, repository.main, self._selection.until)
                 for oid in packed:
                     yield from chosen(ledger.step(oid.hex()), self._selection)
                 yield from chosen(ledger.unfinished(), self._selection)

@@ -38,6 +38,8 @@ class Checked:
 
     what: str
     problems: tuple[Problem, ...]
+    uncommitted: tuple[str, ...] = ()
+    """Documents of the work tree that were checked as they are, and not as git has them."""
 
     @property
     def failed(self) -> bool:
@@ -70,7 +72,18 @@ def _check_here(directory: Path, root: str | None, now: datetime) -> Checked:
         raise SetUpProblem("NoStateRepository", text, WHERE_TO_FIND_ONE)
     found = _check_folder(location.work_tree, "", root, now)
     step = _step_from_main(location, location.work_tree)
-    return Checked(found.what, tuple(sorted({*found.problems, *step})))
+    problems = tuple(sorted({*found.problems, *step}))
+    return Checked(found.what, problems, _uncommitted(location.work_tree))
+
+
+def _uncommitted(work_tree: Path) -> tuple[str, ...]:
+    try:
+        listed = run_git(
+            work_tree, "status", "--porcelain", "--untracked-files=all", "--no-renames", "--", *_TOPS
+        )
+    except GitFailed:
+        return ()  # a hint is not worth a failure
+    return tuple(line[2:].strip() for line in listed.splitlines())
 
 
 def _step_from_main(location: Location, work_tree: Path) -> tuple[Problem, ...]:

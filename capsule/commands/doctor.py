@@ -20,6 +20,7 @@ from capsule.commands.doctor_hosting import hooks
 from capsule.commands.errors import CommandError
 from capsule.commands.git_program import GitFailed, run_git, setting
 from capsule.commands.init import ALLOWED_SIGNERS, RECONCILER_KEY
+from capsule.commands.lost_audit import lost_audit
 from capsule.commands.reads import look
 from capsule.commands.reconcile import machine_of, read_key, reconcilers, runs_here
 from capsule.commands.repository import Repository, first_commit, open_repository
@@ -196,7 +197,17 @@ def _reconciler_key(patient: Patient) -> Iterator[Diagnosis]:
 
 def _branches(patient: Patient) -> Iterator[Diagnosis]:
     repository = patient.repository
-    if repository.audit is None:
+    lost = lost_audit(repository)
+    if lost:
+        yield Diagnosis("mend", "AuditRewritten", lost.message, lost.remedy)
+    elif _is_new_server(repository):
+        yield Diagnosis(
+            "note",
+            "NoAudit",
+            "there is no branch audit yet: the first pass of a reconciler pushes it",
+            f"capsule clone URL state --root {repository.root}   where people and reconcilers work",
+        )
+    elif repository.audit is None:
         yield Diagnosis(
             "mend", "NoAudit", "there is no branch audit: no reconciler has run yet", _start(repository)
         )
@@ -219,6 +230,15 @@ def _branches(patient: Patient) -> Iterator[Diagnosis]:
     )
 
 
+def _is_new_server(repository: Repository) -> bool:
+    """A bare repository that people push to, before any reconciler did: nothing is amiss there."""
+    return (
+        repository.location.work_tree is None
+        and repository.audit is None
+        and not repository.store.has_remote()
+    )
+
+
 def _heartbeats(patient: Patient) -> Iterator[Diagnosis]:
     yield from _refspec(patient.repository)
     seen = look(patient.repository, patient.now)
@@ -232,7 +252,7 @@ def _heartbeats(patient: Patient) -> Iterator[Diagnosis]:
             )
         elif beat.alive:
             yield Diagnosis("ok", "Heartbeat", f"{beat.reconciler} lives ({beat.at:%H:%M:%S}Z)")
-    if not any(beat.alive for beat in seen.heartbeats):
+    if not any(beat.alive for beat in seen.heartbeats) and not _is_new_server(patient.repository):
         yield Diagnosis(
             "mend",
             "HeartbeatDead",

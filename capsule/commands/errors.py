@@ -30,6 +30,10 @@ class WrongUsage(CommandError):
     exit_code = USAGE
 
 
+class Doubtful(WrongUsage):
+    """What would be refused, as far as is known here: who knows better goes on with --anyway."""
+
+
 class SetUpProblem(CommandError):
     """Something outside of the repository is missing: git, a key, a setting, a remote."""
 

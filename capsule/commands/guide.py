@@ -10,6 +10,7 @@ from pathlib import Path
 from capsule.commands.errors import CommandError
 from capsule.commands.freshness import get_news
 from capsule.commands.git_program import GitFailed, run_git
+from capsule.commands.lost_audit import lost_audit
 from capsule.commands.reads import look
 from capsule.commands.reconcile import reconcilers, runs_here
 from capsule.commands.repository import Repository, open_repository
@@ -105,6 +106,9 @@ def _here(repository: Repository, seen: Snapshot, me: _Me, away: str) -> Guide:
     lines = [_who(seen, me), *_services(seen)]
     if seen.suspended:
         lines.append(f"Suspended, nothing is acted on: {seen.suspended}")
+    lost = lost_audit(repository)
+    if lost:
+        lines.append(f"{lost.message.capitalize()} [AuditRewritten]. To put it back: {lost.remedy}")
     lines += _conditions(seen)
     lines += [f"{freeze.message} [{freeze.reason}]" for freeze in seen.freezes[:_MOST]]
     if mine:
@@ -199,7 +203,7 @@ def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[Re
         steps.append(Step("capsule propose", "sign that change, on a branch of its own"))
     else:
         steps.append(Step("capsule services", "how they are"))
-        steps.append(Step("capsule request rotateKey SERVICE --reason TEXT", "ask for an action"))
+        steps.append(_first_request(seen))
     if _alive(seen) or not runs_here(repository):
         steps.append(
             Step("capsule dashboard", "all of it in a browser (where `capsule up` runs, it serves that)")
@@ -209,6 +213,15 @@ def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[Re
     steps.append(Step("capsule log", "who asked, who approved, what happened"))
     steps.append(Step("capsule --help", "all commands"))
     return steps
+
+
+def _first_request(seen: Snapshot) -> Step:
+    """A request that would be carried out here, or how one comes to be possible."""
+    for action in ("rotateKey", "runHealthCheck"):
+        for row in seen.services:
+            if action in row.actions:
+                return Step(f"capsule request {action} {row.name} --reason TEXT", "ask for an action")
+    return Step("capsule doctor", "what services lack that are only observed: nothing can be ordered there")
 
 
 def _alive(seen: Snapshot) -> bool:

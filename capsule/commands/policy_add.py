@@ -23,6 +23,9 @@ from capsule.trust.policy_checks import InvalidPolicy, load_policy
 from capsule_agent.protocol.sshsig import BadKey, PublicKey
 
 _REVIEWED = re.compile(r'( *)# (- match: \{action: "\*"\}\n)((?: *# [^\n]*\n)*)')
+_UNCOMMENT = re.compile(r" Uncomment it together with the reviewers\n *# above\.(?= )")
+_EXAMPLE_PERSON = re.compile(r' *# bob:\n *#   email: [^\n]*\n *#   keys:\n *#     - "ssh-ed25519 AAAA…"\n')
+_EXAMPLE_TEAM = re.compile(r" *# reviewers: \[bob\] [^\n]*\n")
 _WANTED = re.compile(r"( *)# ( *(?:mayRequest|approvals): )")
 
 
@@ -52,7 +55,7 @@ def add_person(
     data = _read(file)
     before = _policy(data)
     _refuse_what_is_taken(before, name, key)
-    changed = _edited(data, before, name, key, teams, email)
+    changed = _without_examples(_edited(data, before, name, key, teams, email), teams)
     said = [f"{name} joins with {key.fingerprint}", *(f"team {team} gains {name}" for team in teams)]
     asked = _teams_asked(before)
     if "reviewers" in teams and "reviewers" not in asked:
@@ -68,7 +71,9 @@ def read_key(file: Path) -> PublicKey:
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise WrongUsage("BadKey", f"{file}: {error.strerror}") from None
+        raise WrongUsage(
+            "BadKey", f"{file}: {error.strerror}", "It is the file that ends in .pub beside their key."
+        ) from None
     if "PRIVATE KEY" in text:
         raise WrongUsage("BadKey", f"{file} is a private key, which stays with its owner", f"Give {file}.pub")
     try:
@@ -102,7 +107,11 @@ def _refuse_what_is_taken(policy: Policy, name: str, key: PublicKey) -> None:
         raise WrongUsage("BadName", f"{POLICY} lists {name} already", "Edit their entry there by hand.")
     for other, principal in policy.spec.principals.items():
         if any(PublicKey.parse(key_text(entry)) == key for entry in principal.keys):
-            raise WrongUsage("BadKey", f"{POLICY} lists this key already, as {other}'s")
+            raise WrongUsage(
+                "BadKey",
+                f"{POLICY} lists this key already, as {other}'s",
+                "A key is one person's: have them make another (ssh-keygen -t ed25519)",
+            )
 
 
 def _edited(
@@ -128,6 +137,12 @@ def _teams_asked(policy: Policy) -> set[str]:
     return {each.team for rule in rules for each in rule.approvals}
 
 
+def _without_examples(data: bytes, teams: Sequence[str]) -> bytes:
+    """Without what the template shows, commented out, of what is there now: a person, and the reviewers."""
+    text = _EXAMPLE_PERSON.sub("", data.decode())
+    return (_EXAMPLE_TEAM.sub("", text) if "reviewers" in teams else text).encode()
+
+
 def _with_the_templates_rule(data: bytes) -> tuple[bytes, bool]:
     """The rule that `capsule init` left commented out for the day when there is a reviewer, in force."""
     text = data.decode()
@@ -135,7 +150,8 @@ def _with_the_templates_rule(data: bytes) -> tuple[bytes, bool]:
     if found is None:
         return data, False
     rest = _WANTED.sub(r"\1\2", found[3])
-    return f"{text[: found.start()]}{found[1]}{found[2]}{rest}{text[found.end() :]}".encode(), True
+    before = _UNCOMMENT.sub("\n    #", text[: found.start()])
+    return f"{before}{found[1]}{found[2]}{rest}{text[found.end() :]}".encode(), True
 
 
 def _left(after: Policy, teams: Sequence[str]) -> list[str]:

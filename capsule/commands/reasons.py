@@ -92,6 +92,7 @@ REASONS: dict[str, str] = {
     "OtherName": "The reconciler's key belongs to another principal than the one named.",
     "OwnApproval": "Nobody decides about what they asked for, wrote or proposed.",
     "OwnedBySomeoneElse": "The folder belongs to another user, and git does not trust it.",
+    "ParamsInvalid": "A parameter that the action does not take, or a value that it does not.",
     "PlainHttp": "`doctor`: an agent beyond this host is asked without encryption.",
     "ProtectionUnknown": "`doctor`: how the remote protects its branches cannot be seen from a clone.",
     "PushRefused": "The remote refused the push: a hook, branch protection, or permissions.",

@@ -219,6 +219,12 @@ def incomplete_clone(directory: Path, error: MissingObject) -> SetUpProblem:
     return SetUpProblem("IncompleteClone", f"an object is missing: {error}", "git fsck")
 
 
+_WHICH_ROOT = (
+    "It is the id of the first commit of main, as an owner told you; git prints the one here:\n"
+    "  git rev-list --first-parent --max-parents=0 main"
+)
+
+
 def open_repository(
     directory: Path, root: str | None = None, *, token_file: Path | None = None
 ) -> Repository:
@@ -257,13 +263,14 @@ def _has_policy(store: GitStore, commit: str) -> bool:
 def _root(location: Location, option: str | None) -> tuple[str, RootSource]:
     where = location.work_tree or location.git_dir
     if option:
-        return _valid(
-            option, WrongUsage("BadRoot", f"--root {option!r} is not an id of 40 hex digits")
-        ), "option"
+        wrong = WrongUsage("BadRoot", f"--root {option!r} is not an id of 40 hex digits", _WHICH_ROOT)
+        return _valid(option, wrong), "option"
     configured = setting(where, "capsule.root")
     if configured:
         problem = SetUpProblem(
-            "BadRoot", f"git config capsule.root is {configured!r}, not an id of 40 hex digits"
+            "BadRoot",
+            f"git config capsule.root is {configured!r}, not an id of 40 hex digits",
+            _WHICH_ROOT,
         )
         return _valid(configured, problem), "setting"
     return first_commit(where), "first commit"

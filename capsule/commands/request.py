@@ -16,8 +16,8 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
-from capsule.commands.errors import RefusedByPolicy, WrongUsage
-from capsule.commands.offered import NotOffered, not_offered
+from capsule.commands.errors import Doubtful, RefusedByPolicy, WrongUsage
+from capsule.commands.offered import NotOffered, not_offered, unfit_params
 from capsule.commands.repository import Repository
 from capsule.commands.signing import Identity
 from capsule.commands.writing import commit_as
@@ -80,7 +80,8 @@ class Asked:
 def request(repository: Repository, identity: Identity, wish: Wish, now: datetime) -> Asked:
     """Write, sign and publish a request on `request/<name>`.
 
-    Raises WrongUsage for a wish that names nothing real, RefusedByPolicy for one the policy can never
+    Raises WrongUsage for a wish that names nothing real, Doubtful for one that agents would refuse as far as
+    is known here (unless `anyway`), RefusedByPolicy for one the policy can never
     allow, and StoreError when it cannot be published.
     """
     if wish.expires_in <= timedelta(0):
@@ -97,7 +98,8 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     targets = resolve_targets(state, wish)
     unknown = not_offered(repository, wish.action, targets)
     if not wish.anyway:
-        _refuse_what_is_not_offered(wish, targets, unknown)
+        _refuse_unfit_params(wish)
+        _refuse_what_is_not_offered(state, wish, targets, unknown)
     name = request_name(wish.action, targets, now)
     document = _document(name, identity.principal, targets, wish, now)
     folder = RequestFolder(f"{now:%Y/%m}", name)
@@ -124,20 +126,31 @@ def request(repository: Repository, identity: Identity, wish: Wish, now: datetim
     return Asked(branch, commit, judged, repository.store.has_remote(), unknown, told)
 
 
-def _refuse_what_is_not_offered(wish: Wish, targets: Sequence[str], unknown: Sequence[NotOffered]) -> None:
+def _refuse_unfit_params(wish: Wish) -> None:
+    unfit = unfit_params(wish.action, wish.params)
+    if unfit:
+        advice = "Nothing was written. If the agent takes it all the same: --anyway"
+        raise Doubtful("ParamsInvalid", unfit, advice)
+
+
+def _refuse_what_is_not_offered(
+    state: MainState, wish: Wish, targets: Sequence[str], unknown: Sequence[NotOffered]
+) -> None:
     """Stop where the reconciler would refuse the request; a `disable` goes on for whom it can reach."""
     if not unknown or (wish.action == _DISABLE and len(unknown) < len(targets)):
         return
     first = unknown[0]
     also = f" (and {len(unknown) - 1} more targets)" if len(unknown) > 1 else ""
     if not first.offered:
-        raise WrongUsage(
+        path = state.services[first.service].path
+        raise Doubtful(
             "ObserveOnly",
             f"{first.service} has no agent key, so it is only observed{also}: nothing can be ordered there",
-            "Nothing was written. If its key is merged before the next pass: --anyway",
+            f"Nothing was written. capsule-agent keygen on its host makes a key, `key:` in {path} names it\n"
+            "(docs/how-to/enrol-a-service.md). If that is merged before the next pass: --anyway",
         )
     meant = f"; did you mean {first.meant}?" if first.meant else ""
-    raise WrongUsage(
+    raise Doubtful(
         "UnknownAction",
         f"the agent of {first.service} offers {', '.join(first.offered)}, as last seen{also}, "
         f"not {wish.action}{meant}",

@@ -214,7 +214,8 @@ def _wants_signatures(asked: _Asked, name: str, offered: ActionInfo) -> Hold | N
     short = approvals_wanted(offered, asked.document.spec.params) - len(signed)
     if short <= 0:
         return None
-    message = f"the agent of {name} wants {short} more signed approval{'s' if short > 1 else ''}"
+    more = f"{short} more signed approval{'s' if short > 1 else ''}"
+    message = f"the agent of {name} wants {more}: reviewers type capsule approve {judged.name}"
     return asked.hold("AgentWantsSignatures", message, name)
 
 

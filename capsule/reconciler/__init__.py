@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from capsule.decide import Decision, World, decide
 from capsule.lifecycle import PhaseNow
@@ -290,9 +291,12 @@ class Reconciler:
                 self._attention.wait(wait.service, wait.until)
 
     def _waiting(self, state: MainState) -> dict[str, str]:
-        """Why operations under way have no result yet; told in the heartbeat, for nothing is recorded."""
+        """Why approved requests are not begun, and operations under way have no result yet; told in the
+        heartbeat, for nothing is recorded."""
+        holds = islice(self._holds.items(), MOST_FACTS)
+        held = {f"{name}/": f"{hold.reason}: {hold.message}" for name, hold in holds}
         operations = self._operations.waits(state, self._verified.records)
-        return {**operations, **self._desired.waits(), **self._evidence.waits()}
+        return {**held, **operations, **self._desired.waits(), **self._evidence.waits()}
 
     def _beat(self, state: MainState) -> None:
         try:

@@ -169,7 +169,8 @@ def _new_commits(store: Store, root: str, audit: str | None, before: str) -> lis
             raise AuditUnsound(
                 "AuditRewritten",
                 f"audit is at {audit or 'nothing'} and does not contain {before}, which was seen on it; "
-                f"push it back, or after an inquiry run: git update-ref -d {SEEN}",
+                f"push it back (git push origin {before}:refs/heads/audit), or after an inquiry run: "
+                f"git update-ref -d {SEEN}",
             )
         found.append(_Commit(at, commit))
         at = commit.parents[0]

@@ -258,7 +258,10 @@ def _authenticate(transport: paramiko.Transport, target: _Target) -> None:
             except paramiko.AuthenticationException:
                 if not transport.is_active():
                     break
-    raise SshProblem(f"{target.user}@{target.listed_as} accepted none of {tried} keys")
+    raise SshProblem(
+        f"{target.user}@{target.listed_as} accepted none of {tried} keys: ssh-add yours to an ssh-agent, "
+        "or name it as IdentityFile in ~/.ssh/config or in git config capsule.remote.sshKey"
+    )
 
 
 def _offered(target: _Target, stack: contextlib.ExitStack) -> Iterator[paramiko.PKey]:

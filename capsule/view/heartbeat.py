@@ -59,7 +59,8 @@ class Probe(Message):
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
     """A sign of life. `interval_seconds` is the time between two beats that a reader may expect;
-    `operations` says of those under way (`request/service`) why they have no result yet."""
+    `operations` says of those under way (`request/service`) why they have no result yet, and of approved
+    requests (`request/`) why they are not begun."""
 
     reconciler: str
     at: str

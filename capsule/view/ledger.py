@@ -67,14 +67,19 @@ class _Step:
 class Ledger:
     """The rows of a history, commit after commit; afterwards what is unfinished, and how old keys are."""
 
-    def __init__(self, reader: ObjectReader, root: str, main: str) -> None:
-        """`main` is its tip. Raises BadRoot, NotDescended, BadObject, MissingObject."""
+    def __init__(self, reader: ObjectReader, root: str, main: str, end: datetime | None = None) -> None:
+        """`main` is its tip, `end` the moment for which `keys` tells; None: where the history ends.
+
+        Raises BadRoot, NotDescended, BadObject, MissingObject.
+        """
         self._reader = reader
         self._main = MainFollowed(reader, root, main)
         self._open: dict[tuple[str, str], _Open] = {}
         self._orders: dict[tuple[str, int], tuple[StateOrder, Mapping[str, str] | None]] = {}
         self._alarmed: dict[str, datetime] = {}
         self._created: dict[str, datetime] = {}
+        self._end = end
+        self._keys_at_end: tuple[KeyAge, ...] | None = None
         self._trees: dict[str, str | None] = {STATUS: None, RECORDS: None}
 
     @property
@@ -86,6 +91,8 @@ class Ledger:
         """The rows of one commit of audit. Raises BadObject, MissingObject."""
         info = read_commit(self._reader, commit)
         at = committed_at(info)
+        if self._end and at >= self._end and self._keys_at_end is None:
+            self._keys_at_end = self._keys(self._end)
         yield from self._main.take_in(info, at, commit)
         where = (self.state.tip, *self._main.branches(info))
         for path, blob in self._added(RECORDS, info.tree):
@@ -101,7 +108,11 @@ class Ledger:
         yield from sorted(rows, key=lambda row: (row.at, row.service, row.request))
 
     def keys(self, at: datetime) -> tuple[KeyAge, ...]:
-        """How old the key of every service in force is, as far as is on record."""
+        """How old the key of every service in force then is, as far as was on record; `at` counts where the
+        history ends before the `end` that was given."""
+        return self._keys(at) if self._keys_at_end is None else self._keys_at_end
+
+    def _keys(self, at: datetime) -> tuple[KeyAge, ...]:
         found = []
         for name in sorted(self.state.services):
             document = self.state.services[name].document

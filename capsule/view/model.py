@@ -66,7 +66,8 @@ class ServiceRow:
     """One service: desired, observed, and what deserves attention.
 
     `model`, `version` and `upstream` are what the agent reports, else what is pinned. `probe_reason` says
-    why the last probe brought no answer; empty when it did.
+    why the last probe brought no answer; empty when it did. `actions` are what its agent offered when it was
+    last seen; none where it is only observed.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ServiceRow:
     operations: tuple[OperationRow, ...] = ()
     observed_revision: str | None = None
     probe_reason: str = ""
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,14 +64,20 @@ def phase_at(row: RequestRow, judged: JudgedRequest, state: MainState, now: date
         found = PhaseNow("Expired", "Expired", f"expired {spec.expires:%Y-%m-%d %H:%M} UTC")
     elif spec and judged.verdict == "approved":
         found = request_phase(judged, None, held_back(spec, state, now))
+        if found.phase == "Approved" and row.phase == "Held":
+            return row  # the repository knows of no reason, and the reconciler said one
     else:
         return row
     return replace(row, phase=found.phase, reason=found.reason, message=found.message)
 
 
 def with_waits(row: RequestRow, waits: Mapping[str, str]) -> RequestRow:
-    """The row with what keeps its operations from ending, or its evidence from coming; `waits` are by
-    `request/service`, or by `request`."""
+    """The row with what keeps it from being begun, its operations from ending, or its evidence from coming;
+    `waits` are by `request/` where that holds it, by `request/service`, or by `request`."""
+    hold = waits.get(f"{row.name}/")
+    if hold and row.phase == "Approved":
+        reason, _, message = hold.partition(": ")
+        return replace(row, phase="Held", reason=reason, message=message)
     why = waits.get(row.name)
     if why and row.phase in ("Proposed", "Held"):
         return replace(row, message=f"{row.message}; reviews: {why}")

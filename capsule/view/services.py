@@ -72,6 +72,7 @@ def service_row(
         last_rotation=rotated,
         operations=tuple(operations),
         observed_revision=seen.observed_revision if seen else None,
+        actions=tuple(seen.actions) if seen and spec.agent.key else (),
     )
 
 

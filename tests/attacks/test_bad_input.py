@@ -509,7 +509,7 @@ def test_agents_that_cannot_be_read_delay_nobody_and_are_asked_again_when_they_c
             row = status(town, name)
             assert (row.status, row.reason, row.probe_reason) == ("OFFLINE", reason, reason), name
             assert row.message.isprintable()
-            assert phase(town, f"rotate-{name}").phase == "Approved"
+            assert phase(town, f"rotate-{name}").phase == "Held"
             assert recorded(town, folder_for(name).claim(name, 1)) is None
         assert servers["floods"].sent < 256 * 2**20
         town.clock.advance(minutes=6)
@@ -609,7 +609,7 @@ def test_reports_that_lie_are_not_believed_and_their_texts_are_kept_nowhere(tmp_
             row = status(town, name)
             assert (row.status, row.reason, row.probe_reason) == ("OFFLINE", reason, reason), name
             assert row.message.isprintable()
-            assert phase(town, f"rotate-{name}").phase == "Approved"
+            assert phase(town, f"rotate-{name}").phase == "Held"
             assert town.keys[name].created == 0
         objects = objects_of(town)
         assert b"stripe-pay" in objects
@@ -662,7 +662,7 @@ def test_an_agent_that_is_down_holds_its_request_until_it_is_back(town: Town) ->
     town.settle(reconciler)
     town.request()
     nothing_is_lost(town, reconciler)
-    assert phase(town).phase == "Approved"
+    assert phase(town).phase == "Held"
     assert town.keys[MINE].created == 0
     town.clock.advance(minutes=10)
     town.settle(reconciler)

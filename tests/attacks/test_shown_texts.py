@@ -26,7 +26,7 @@ from capsule.web.app import create_app
 from tests.web.chronicle import RECONCILER, Chronicle
 from tests.web.integration_services import NOW, OPENAI, integration_services, probes
 
-MARKUP = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}[red]x[/red]"
+MARKUP = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{4243*4243}}[red]x[/red]"
 PAINT = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u200b\u2028\r"
 BOTH = MARKUP + PAINT
 REQUEST = "20261123-hostile-x1y2"
@@ -182,7 +182,7 @@ def test_markup_in_every_field_that_a_page_shows(state: tuple[Path, Chronicle], 
         each for each in found.addresses if each.lower().strip().startswith(("javascript:", "data:"))
     ] == []
     assert painted(answer.text) <= {"\t"}
-    assert "49" not in answer.text or "{{7*7}}" in answer.text
+    assert "18003049" not in answer.text or "{{4243*4243}}" in answer.text
     assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
 
 

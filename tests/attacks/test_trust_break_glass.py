@@ -488,5 +488,7 @@ def test_an_agent_that_does_not_declare_it_is_not_even_asked(tmp_path: Path) -> 
     place.settle(place.reconciler())
     seen = snapshot(place.store, place.store.refs(), place.root, place.clock.now())
     (row,) = seen.requests
-    assert (row.phase, row.evidence, row.operations) == ("Approved", "break-glass", ())
+    assert (row.phase, row.evidence, row.operations) == ("Held", "break-glass", ())
+    assert row.reason == "AgentWantsSignatures"
+    assert "capsule approve" in row.message
     assert place.keys["openai-chat"].in_use == "key-0"

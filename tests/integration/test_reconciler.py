@@ -557,3 +557,18 @@ def test_the_command_line_judges_a_rollout_under_way_as_the_reconciler_does(tmp_
     prove(town)
     town.close()
     store.close()
+
+
+def test_what_holds_an_approved_request_is_shown(town: Town) -> None:
+    """Nothing is recorded of it, so the heartbeat tells: nobody is left with "waits for the next pass"."""
+    reconciler = town.reconciler()
+    town.settle(reconciler)
+    town.transport.disconnect("http://openai-chat.invalid")
+    town.clock.advance(minutes=5)
+    town.settle(reconciler)
+    town.request("rotate-1")
+    reconciler.one_pass()
+    row = shown(town, "rotate-1")
+    assert (row.phase, row.reason) == ("Held", "AgentNotReachable"), row
+    assert "openai-chat" in row.message
+    reconciler.close()

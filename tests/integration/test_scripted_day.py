@@ -7,7 +7,7 @@ list at the end is exact: a fact that is not material never makes a commit, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +17,10 @@ import pytest
 
 from capsule.documents.paths import AUDIT, MAIN, REQUEST_BRANCHES
 from capsule.reconciler import Reconciler
+from capsule.reconciler.probing import Probing
 from capsule.trust.audit import verify_audit
 from capsule.trust.objects import parse_commit
+from capsule.trust.state import MainState
 from capsule_agent import Health
 from tests.town import POLICY, START, Town
 
@@ -66,6 +68,7 @@ class Day:
 
     def play(self, reconciler: Reconciler) -> None:
         """Every five minutes, every minute while something flaps, what is due happens and passes see it."""
+        _answer_before_orders(reconciler._probing)
         for minute in range(24 * 60):
             happens = self.happenings.get(minute)
             if happens:
@@ -73,6 +76,17 @@ class Day:
             if happens or minute % 5 == 0 or 600 <= minute < 640:
                 look(reconciler)
             self.town.clock.advance(minutes=1)
+
+
+def _answer_before_orders(probing: Probing) -> None:
+    """What a pass asks is answered before it orders anything: a slow thread makes no other story."""
+    start = probing.start_due
+
+    def start_and_wait(state: MainState, wanted: Iterable[str]) -> None:
+        start(state, wanted)
+        probing.wait(10.0)
+
+    probing.start_due = start_and_wait  # type: ignore[method-assign]  # on this one alone
 
 
 def look(reconciler: Reconciler) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -438,6 +439,23 @@ def test_markup_and_escapes_in_any_field_do_nothing(desk: Desk) -> None:
 
 
 # ---- when there is nothing to show ----------------------------------------------------------------------
+
+
+def test_only_what_can_be_ordered_is_suggested() -> None:
+    """A service that is only observed takes no order: its page does not say that it would."""
+    document = service_text("webhooks", labels={}, pins={})
+    keyless = re.sub(', key: "[^"]*"', "", document)
+    for text, actions, said in (
+        (document, ["reload"], "capsule request reload webhooks"),
+        (document, ["reload", "runHealthCheck"], "capsule request runHealthCheck webhooks"),
+        (document, [], "only observed"),
+        (keyless, ["reload"], "only observed"),
+    ):
+        story = Chronicle(NOW, {"services/webhooks.yaml": text})
+        story.record(story.status("services/webhooks.yaml", "HEALTHY", "HealthUp", actions=actions), "seen")
+        for page in ("/requests", "/services/webhooks"):
+            shown = Desk(story).get(page).text
+            assert (said in shown, "capsule request" in shown) == (True, said != "only observed"), shown
 
 
 def test_without_services_it_says_what_to_type() -> None:

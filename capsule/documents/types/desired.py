@@ -143,7 +143,8 @@ class AgentAddress(Part):
     endpoint: str = Field(
         max_length=300,
         pattern=r"^(https?://[^\s@/?#]+(/[^\s?#]*)?|ssh://([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[^\s@/?#]+|unix:/[^\s?#]+)$",
-        description='"https://host:port", "ssh://user@host:port", or "unix:/path" on the same host',
+        description='"https://host:port", "ssh://user@host:port", or on the same host '
+        '"http://127.0.0.1:port" or "unix:/path"',
     )
     key: KeyText | None = Field(
         default=None, description="Signs this agent's receipts; without it: observe only"

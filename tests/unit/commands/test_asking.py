@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click.testing
 import pytest
+from click.testing import CliRunner
 
+from capsule.cli import app
 from capsule.commands.repository import Repository
 from capsule.commands.request import find_request
 from capsule.documents.codec import emit
@@ -195,6 +198,7 @@ def test_a_service_that_is_only_observed_is_told_and_nothing_is_said_to_hold(off
     allow(office, "disable", "[]")
     refused = office.run("disable", "openai-chat", "--reason", "OPS-1")
     assert (refused.exit_code, "[ObserveOnly]" in refused.output, office.requests()) == (2, True, set())
+    assert "capsule-agent keygen" in refused.output
     together = office.run("disable", "openai-chat", "mail-sender", "--reason", "OPS-1")
     assert together.exit_code == 0, together.output
     done = office.run("disable", "openai-chat", "--reason", "OPS-1", "--anyway")
@@ -300,3 +304,45 @@ def test_what_does_not_go_together_is_wrong_usage(
 ) -> None:
     done = office.run("request", *arguments)
     assert (done.exit_code, said in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("param", "said"),
+    [
+        ("grce=24h", "rotateKey takes grace, not grce; did you mean grace?"),
+        ("grace=soon", "grace=soon is no duration, such as 24h, 90m or 0s"),
+        ("grace=5", "grace=5 is no duration"),
+    ],
+)
+def test_a_parameter_that_no_agent_takes_is_told_before_anything_is_signed(
+    office: Office, param: str, said: str
+) -> None:
+    allow(office, "rotateKey", "[]")
+    done = office.run("request", "rotateKey", "openai-chat", "-p", param, "--reason", "Quarterly")
+    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+    assert not office.requests()
+    assert office.ask("-p", param, "--anyway", action="rotateKey")
+    assert office.ask("-p", "grace=90m", action="rotateKey")
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_person_at_a_terminal_is_asked_about_what_would_be_refused(
+    office: Office, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(office, "rotateKey", "[]")
+    office.sit_down("alice")
+    monkeypatch.setattr(click.testing._NamedTextIOWrapper, "isatty", lambda _: True)
+    words = [
+        "-C",
+        str(office.state),
+        "request",
+        "rotateKey",
+        "openai-chat",
+        "-p",
+        "grce=1h",
+        "--reason",
+        "OPS-1",
+    ]
+    done = CliRunner().invoke(app, words, input=f"{answer}\n")
+    assert "did you mean grace?" in " ".join(done.output.split())
+    assert (done.exit_code, len(office.requests())) == ((0, 1) if answer == "y" else (1, 0)), done.output

@@ -84,3 +84,16 @@ def test_what_is_neither_a_path_nor_a_revision_is_wrong_usage(office: Office, ta
 
 def test_a_path_outside_of_a_state_repository_is_wrong_usage(office: Office) -> None:
     assert office.run("check", str(office.folder / "keys")).exit_code == 2
+
+
+def test_what_is_not_committed_is_said_to_be_so(office: Office) -> None:
+    """It is right, and still not in the repository."""
+    file = office.state / SERVICE
+    file.write_text(f"# a word\n{file.read_text()}")
+    done = office.run("check")
+    assert (done.exit_code, done.stdout) == (0, "no problems\n")
+    assert f"Not committed yet: {SERVICE}. On a branch:" in " ".join(done.stderr.split())
+    (office.state / "notes.txt").write_text("x")
+    assert "more)" not in office.run("check").stderr
+    office.git("commit", "-qam", "Say a word")
+    assert office.run("check").stderr == ""

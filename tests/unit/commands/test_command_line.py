@@ -19,6 +19,7 @@ from capsule.view.build import snapshot
 from capsule.view.model import ConditionRow
 from tests.e2e.installation import environment
 from tests.unit.commands.conftest import Office
+from tests.unit.commands.test_completion import offered as completed
 from tests.web.integration_services import integration_services
 
 
@@ -234,3 +235,19 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
             readers.append(file.relative_to(Path(capsule.__file__).parent).as_posix())
     outside = [name for name in readers if not name.startswith(("cli/", "store/", "testing/"))]
     assert outside == ["commands/demo/stage.py"]  # passes it on, without what names other repositories
+
+
+@pytest.mark.parametrize("root", ["abc", "A" * 40])
+def test_a_mistyped_root_is_told_with_where_to_look(office: Office, root: str) -> None:
+    done = office.run("--root", root, "services")
+    assert (done.exit_code, "[BadRoot]" in done.output) == (2, True), done.output
+    assert "git rev-list --first-parent --max-parents=0 main" in done.output
+
+
+def test_a_root_that_is_no_commit_here_is_told(office: Office) -> None:
+    done = office.run("--root", "0" * 40, "services")
+    assert (done.exit_code, "[BadRoot]" in done.output) == (3, True), done.output
+
+
+def test_usual_actions_are_completed_where_none_is_on_record(office: Office) -> None:
+    assert completed(office.state, "request", "rot") == {"rotateKey"}

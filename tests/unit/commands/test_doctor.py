@@ -223,3 +223,29 @@ def test_the_hook_of_a_bare_repository_on_this_machine(office: Office) -> None:
     assert hook(bare) == {"HookMissing": "note"}
     office.git("remote", "set-url", "origin", "ssh://git@git.example.com/state.git")
     assert hook(office.state) == {}
+
+
+def test_an_audit_that_the_server_lost_is_told_with_the_command_that_puts_it_back(office: Office) -> None:
+    seen = office.git("rev-parse", "main").strip()
+    office.git("update-ref", "refs/capsule/local/reconciler/audit", seen)
+    assert "NoAudit" not in _reasons(office)
+    assert "AuditRewritten" in _reasons(office)
+    text = office.run("doctor").output
+    assert f"audit is gone, and so is {seen[:12]}" in text
+    assert f"git branch -f audit {seen}" in text
+    assert "AuditRewritten" in office.run().output
+    office.git("branch", "audit", "main~1")
+    assert "does not hold" in office.run("doctor").output
+    office.git("branch", "-f", "audit", "main")
+    assert "AuditRewritten" not in _reasons(office) | _reasons(office, "note")
+
+
+def test_nothing_is_amiss_with_a_new_server(office: Office) -> None:
+    """People push there, and no reconciler needs to run beside it."""
+    bare = office.folder / "new.git"
+    made = office.run("init", "--bare", "--protect", str(bare), "--principal", "alice", at=office.folder)
+    assert made.exit_code == 0, made.output
+    assert "capsule clone" in made.output
+    done = office.run("doctor", at=bare)
+    assert (done.exit_code, "MEND" in done.output) == (0, False), done.output
+    assert "[NoAudit]" in done.output

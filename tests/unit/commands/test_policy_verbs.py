@@ -278,12 +278,23 @@ def test_a_first_reviewer_joins_and_their_approval_is_asked_for(office: Office, 
     assert [(each.team, each.count) for each in rule.approvals] == [("reviewers", 1)]
     comments = [line for line in before.splitlines() if line.lstrip().startswith("#")]
     assert [line for line in comments if line not in text.splitlines()] == [
+        "    # bob:",
+        "    #   email: bob@example.com",
+        "    #   keys:",
+        '    #     - "ssh-ed25519 AAAA…"',
+        "    # reviewers: [bob]               # their approvals count",
+        next(line for line in comments if "Uncomment it together" in line),
+        next(line for line in comments if line.startswith("    # above. `evidence")),
         '    # - match: {action: "*"}',
         "    #   mayRequest: [operators]",
         "    #   approvals: [{team: reviewers, count: 1}]",
     ]
+    assert "    # Everything that changes a running service needs a reviewer.\n    # `evidence:" in text
     again = office.run("policy", "add", "carol", "--key", key, at=state)
-    assert (again.exit_code, "as bob's [BadKey]" in again.output) == (2, True), again.output
+    assert (again.exit_code, "as bob's [BadKey] A key is one person's" in " ".join(again.output.split())) == (
+        2,
+        True,
+    ), again.output
     assert (state / "policy.yaml").read_text() == text
     office.git("commit", "-qam", "Add bob", at=state)
     office.git("switch", "-qc", "add-bob", at=state)

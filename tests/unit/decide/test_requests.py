@@ -93,7 +93,8 @@ def test_an_agent_that_wants_signatures_is_not_sent_reviews() -> None:
     judged = request(rules={"openai-chat": FORGE_RULE}, approvals=(REVIEWED,), evidence="forge")
     assert hold_reason(world(judged, observations=agent(1, "signature"))) == "AgentWantsSignatures"
     (hold,) = decide(world(judged, observations=agent(2, "signature"))).hold
-    assert hold.message == "the agent of openai-chat wants 2 more signed approvals"
+    wanted = "the agent of openai-chat wants 2 more signed approvals"
+    assert hold.message == f"{wanted}: reviewers type capsule approve {judged.name}"
     assert decide(world(judged, observations=agent(1, "forge"))).begin
     assert decide(world(judged, observations=agent(0, "signature"))).begin
 

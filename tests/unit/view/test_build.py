@@ -453,6 +453,17 @@ def test_a_request_whose_evidence_cannot_be_had_says_why() -> None:
     assert with_waits(replace(row, phase="Running"), waits).message == row.message
 
 
+def test_a_request_that_the_reconciler_holds_says_why() -> None:
+    """An approved one is no longer said to wait for the next pass; what the repository itself tells stays."""
+    row = replace(request(look(integration_services()), ROLLOUT), phase="Approved", reason="Approved")
+    waits = {f"{ROLLOUT}/": "AgentWantsSignatures: the agent of a wants 1 more: capsule approve x"}
+    told = with_waits(row, waits)
+    assert (told.phase, told.reason) == ("Held", "AgentWantsSignatures")
+    assert told.message == "the agent of a wants 1 more: capsule approve x"
+    frozen = replace(row, phase="Held", reason="Frozen", message="frozen until noon")
+    assert with_waits(frozen, waits) == frozen
+
+
 def test_damaged_records_are_said_and_hide_nothing(story: Chronicle) -> None:
     folder = story.folder(ROTATE_OPENAI)
     story.record({folder.claim("openai-chat", 1): b"kind: ["}, "damage")

@@ -71,6 +71,20 @@ def test_an_operation_is_one_row_with_the_labels_of_its_day(story: Chronicle) ->
     assert (mail.created, mail.due, mail.overdue) == (None, None, False)
 
 
+def test_keys_are_as_old_as_they_were_at_the_end_of_a_window(story: Chronicle) -> None:
+    """What was rotated later is not told of a time before."""
+    _rotated(story)
+    first, story.now = story.now, story.now + timedelta(days=3)
+    _rotated(story)
+    end = first + timedelta(days=2)
+    ledger = Ledger(story.store, story.root, story.ref(MAIN), end)
+    for commit in list(first_parents(story.store, story.ref(AUDIT), story.root))[::-1]:
+        list(ledger.step(commit))
+    for found, created in ((ledger, first), (_read(story)[0], story.now)):
+        chat, _ = found.keys(end)
+        assert (chat.created, chat.overdue) == (created, created == first)
+
+
 @pytest.mark.parametrize(
     ("outcome", "evidence", "exceptions"),
     [
