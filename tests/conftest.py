@@ -2,7 +2,8 @@
 
 Rules kept: a skipped test proves nothing, so with CI=true it is a failure; a process that a test starts
 ends before the session does, orphans of orphans included; no property fails because the machine is busy
-(Hypothesis would measure wall time; the fuzzers measure CPU time themselves); the long tests begin first, so
+(Hypothesis would measure wall time; the fuzzers measure CPU time themselves), or because the run was started in
+the background, where shells have SIGINT ignored, and every child with it; the long tests begin first, so
 that no worker is left with one at the end while the others idle. Used by pytest in every run, by each worker.
 """
 
@@ -22,6 +23,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 5.0

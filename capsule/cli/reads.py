@@ -95,13 +95,15 @@ def requests(options: Globals, phase: str | None, offline: bool, as_json: bool) 
 @click.pass_obj
 def show(options: Globals, name: str, offline: bool, as_json: bool) -> None:
     """One service or one request, with everything known about it."""
-    from capsule.commands.reads import look, one
+    from capsule.commands.reads import in_own_words, look, one
     from capsule.view.model import RequestRow
     from capsule.view.model import as_json as value_of
 
     with opened(options, offline=offline) as repository:
         seen = look(repository, now())
         row = one(seen, name)
+        if isinstance(row, RequestRow):
+            row = in_own_words(repository, row)
         tell_fetched(repository, to_people=not as_json)
     if as_json:
         Screen().json(value_of(row))

@@ -13,11 +13,14 @@ from itertools import islice
 from capsule.commands.errors import CommandError, WrongUsage
 from capsule.commands.repository import Repository
 from capsule.trust.objects import BadObject, MissingObject
+from capsule.view.asked import with_words_on_audit
 from capsule.view.build import SnapshotCache, Unreadable, snapshot
 from capsule.view.model import RequestRow, ServiceRow, Snapshot, TrailRow
 from capsule.view.trail import trail
 
 _LOOKS = 3
+_SEARCHED = 50_000
+"""Commits of audit that are looked at for the words of a request that is gone: seconds at most."""
 
 
 def look(repository: Repository, now: datetime, cache: SnapshotCache | None = None) -> Snapshot:
@@ -80,6 +83,11 @@ def one(seen: Snapshot, name: str) -> ServiceRow | RequestRow:
     near = get_close_matches(short, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else "See `capsule services` and `capsule requests`."
     raise WrongUsage("UnknownName", f"there is no service and no request {name!r}", hint)
+
+
+def in_own_words(repository: Repository, row: RequestRow) -> RequestRow:
+    """The row of a request whose branch is gone, with what it asked for as far as audit has it."""
+    return with_words_on_audit(repository.store, repository.audit, repository.root, row, _SEARCHED)
 
 
 def require_known(repository: Repository, service: str, now: datetime) -> None:

@@ -16,6 +16,8 @@ from capsule.documents.paths import RequestFolder
 from capsule.documents.types import ActionRequest, RequestSpec
 from capsule.trust.objects import (
     BadObject,
+    MissingObject,
+    NotDescended,
     ObjectReader,
     file_bytes,
     first_parents,
@@ -49,12 +51,15 @@ def with_words_on_audit(
     reader: ObjectReader, audit: str | None, root: str, row: RequestRow, search: int
 ) -> RequestRow:
     """The row of a request that is gone, with what it asked for where one of the newest `search` commits of
-    audit took it in; any other row as it is. Raises MissingObject, BadObject where audit cannot be read."""
+    audit took it in; any other row as it is, and so where audit cannot be read so far."""
     place = RequestFolder.of(row.path)
     if row.expires is not None or not row.digest or place is None or audit is None:
         return row
     told = islice(first_parents(reader, audit, root), search)
-    asked = asked_in(reader, _taken_in(reader, told, row.name), place, row.digest)
+    try:
+        asked = asked_in(reader, _taken_in(reader, told, row.name), place, row.digest)
+    except (BadObject, MissingObject, NotDescended):
+        return row  # a clone that ends here, or a damaged history: what is missing is not invented
     if asked is None:
         return row
     operations = tuple(replace(each, why=asked.reason, params=asked.params) for each in row.operations)

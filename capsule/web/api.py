@@ -73,7 +73,7 @@ def add_api(app: Flask, picture: Picture) -> None:
     def api_request_page(name: str) -> Response:
         snapshot = picture.look()
         row = named(snapshot.requests, name, "request")
-        return _answer(snapshot, "Request", lambda: {"item": as_json(row)})
+        return _answer(snapshot, "Request", lambda: {"item": as_json(picture.in_own_words(snapshot, row))})
 
     @app.get(f"{API}/audit")
     def api_audit() -> Response:

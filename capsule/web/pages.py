@@ -98,10 +98,14 @@ def add_pages(app: Flask, picture: Picture) -> None:
     @app.get("/requests/<name>")
     def request_page(name: str) -> Response:
         snapshot = picture.look()
-        row = named(snapshot.requests, name, "request")
-        begun = {operation.service for operation in row.operations}
-        waiting = [target for target in row.targets if target not in begun]
-        return _page(snapshot, "request", "requests", lambda: {"row": row, "waiting": waiting}, name=name)
+        found = named(snapshot.requests, name, "request")
+
+        def content() -> dict[str, Any]:
+            row = picture.in_own_words(snapshot, found)
+            begun = {operation.service for operation in row.operations}
+            return {"row": row, "waiting": [target for target in row.targets if target not in begun]}
+
+        return _page(snapshot, "request", "requests", content, name=name)
 
     @app.get("/audit")
     def audit() -> Response:

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from capsule.store.api import Store, StoreError
 from capsule.trust.objects import BadObject, MissingObject
+from capsule.view.asked import with_words_on_audit
 from capsule.view.build import SnapshotCache, Unreadable, snapshot
-from capsule.view.model import Snapshot
+from capsule.view.model import RequestRow, Snapshot
 from capsule.view.past import StatusPast
 from capsule.view.trail import TrailPage, on_trail, trail_page
 from capsule.view.uptime import LONGEST, HistoryRow, history, last_sign
@@ -89,6 +90,10 @@ class Picture:
         if audit is None:
             return TrailPage((), None, 0)
         return self._read(lambda store: self._page(store, audit, query))
+
+    def in_own_words(self, seen: Snapshot, row: RequestRow) -> RequestRow:
+        """The row of a request whose branch is gone, with what it asked for. Raises RepositoryUnreadable."""
+        return self._read(lambda store: with_words_on_audit(store, seen.audit, self._root, row, TRAIL_SEARCH))
 
     def history(self, seen: Snapshot, service: str) -> History:
         """The history of `service` up to the snapshot's moment. Raises RepositoryUnreadable.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from capsule.store.api import NotARepository, Store
+from capsule.store.api import NotARepository, RefUpdate, Store
 from capsule.web.app import create_app
 from tests.web.chronicle import POLICY_TEXT, Chronicle, service_text
 from tests.web.integration_services import NOW, ROTATE_OPENAI, ROTATE_TWO, integration_services, probes
@@ -456,6 +456,25 @@ def test_only_what_can_be_ordered_is_suggested() -> None:
         for page in ("/requests", "/services/webhooks"):
             shown = Desk(story).get(page).text
             assert (said in shown, "capsule request" in shown) == (True, said != "only observed"), shown
+
+
+def test_a_request_whose_branch_is_gone_keeps_its_words() -> None:
+    text = service_text("chat", labels={}, pins={})
+    story = Chronicle(NOW, {"services/chat.yaml": text})
+    name = "20261123-disable-chat-a1b2"
+    asked = story.request(
+        name, "disable", ("chat",), reason="Key in a log", params={"reason": "r1"}, branch=True
+    )
+    ref = f"refs/heads/request/{name}"
+    tip = story.ref(ref)
+    trailers = {"Capsule-Request": name, "Capsule-Service": "chat"}
+    story.record(story.claim(asked, "chat"), "claimed", trailers, branches=[tip])
+    story.store.publish([RefUpdate(ref, tip, None)])
+    desk = Desk(story)
+    shown = desk.get(f"/requests/{name}").text
+    assert "Key in a log" in shown
+    item = desk.get(f"/api/v1/requests/{name}").json["item"]
+    assert (item["why"], item["params"]) == ("Key in a log", {"reason": "r1"})
 
 
 def test_without_services_it_says_what_to_type() -> None:

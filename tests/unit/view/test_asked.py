@@ -8,6 +8,7 @@ import pytest
 
 from capsule.documents.paths import AUDIT
 from capsule.lifecycle import read_records
+from capsule.trust.objects import MissingObject, ObjectKind, parents_of, raw_commit
 from capsule.view.asked import with_words_on_audit
 from capsule.view.model import RequestRow
 from capsule.view.requests import request_row
@@ -58,6 +59,19 @@ def test_what_audit_never_took_in_stays_untold(story: Chronicle) -> None:
     gone = _claimed(story, taken_in=False)
     assert _told(story, gone) is gone
     assert with_words_on_audit(story.store, None, story.root, gone, 100) is gone
+
+
+def test_a_history_that_ends_too_early_hides_nothing_else(story: Chronicle) -> None:
+    gone = _claimed(story)
+    lost = parents_of(raw_commit(story.store, story.ref(AUDIT)))[0]
+
+    class Cut:
+        def read(self, oid: str) -> tuple[ObjectKind, bytes]:
+            if oid == lost:
+                raise MissingObject(oid)
+            return story.store.read(oid)
+
+    assert with_words_on_audit(Cut(), story.ref(AUDIT), story.root, gone, 100) is gone
 
 
 def test_a_damaged_request_is_not_told(story: Chronicle) -> None:
