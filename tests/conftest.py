@@ -3,8 +3,8 @@
 Rules kept: a skipped test proves nothing, so with CI=true it is a failure; a process that a test starts
 ends before the session does, orphans of orphans included; no property fails because the machine is busy
 (Hypothesis would measure wall time; the fuzzers measure CPU time themselves), or because the run was started
-in the background, where shells have SIGINT ignored, and so every child; the long tests begin first, so that no
-worker is left with one at the end while the others idle. Used by pytest in every run, by each worker.
+in the background, where shells have SIGINT ignored, and so every child; the long tests begin first, so that
+no worker is left with one at the end while the others idle. Used by pytest in every run, by each worker.
 """
 
 from __future__ import annotations
