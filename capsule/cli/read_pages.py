@@ -214,10 +214,14 @@ def _service_cells(row: ServiceRow, at: datetime) -> tuple[object, ...]:
         row.version or "",
         row.upstream or "",
         ", ".join(f"{pin} {text(observed)} ≠ {text(desired)}" for pin, observed, desired in _differing(row)),
-        f"{row.health or ''}{f' {ago(row.checked_at, at)}' if row.checked_at else ''}".strip(),
+        f"{_health(row)}{f' {ago(row.checked_at, at)}' if row.checked_at else ''}".strip(),
         _rotated(row.last_rotation, at),
         "; ".join(attention) or (row.reason if row.status not in ("HEALTHY", "DISABLED") else ""),
     )
+
+
+def _health(row: ServiceRow) -> str:
+    return row.health or ("no answer" if row.probe_reason else "")
 
 
 def _differing(row: ServiceRow) -> list[tuple[str, object, object]]:

@@ -7,6 +7,7 @@ of those under way. Called by view.build.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from capsule.trust.state import JudgedRequest, MainState, SeenApproval
 from capsule.view.model import ApprovalRow, MissingRow, OperationRow, RequestRow
 from capsule.view.operations import operation_rows
 
+_HOLD = re.compile(r"([A-Z][A-Za-z0-9]{0,62}): (.{0,500})", re.DOTALL)
+"""How a heartbeat says why: the reason code, and a message."""
 _TURNS = {"Proposed": 0, "Approved": 1, "Held": 1, "Running": 1}
 
 
@@ -74,10 +77,9 @@ def phase_at(row: RequestRow, judged: JudgedRequest, state: MainState, now: date
 def with_waits(row: RequestRow, waits: Mapping[str, str]) -> RequestRow:
     """The row with what keeps it from being begun, its operations from ending, or its evidence from coming;
     `waits` are by `request/` where that holds it, by `request/service`, or by `request`."""
-    hold = waits.get(f"{row.name}/")
+    hold = _HOLD.match(waits.get(f"{row.name}/", ""))
     if hold and row.phase == "Approved":
-        reason, _, message = hold.partition(": ")
-        return replace(row, phase="Held", reason=reason, message=message)
+        return replace(row, phase="Held", reason=hold[1], message=hold[2])
     why = waits.get(row.name)
     if why and row.phase in ("Proposed", "Held"):
         return replace(row, message=f"{row.message}; reviews: {why}")

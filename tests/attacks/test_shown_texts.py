@@ -30,10 +30,12 @@ MARKUP = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{4243*4243}}
 PAINT = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u200b\u2028\r"
 BOTH = MARKUP + PAINT
 REQUEST = "20261123-hostile-x1y2"
+HELD = "20261123-held-x1y2"
 VERBS = (
     ("services",),
     ("show", "openai-chat"),
     ("show", REQUEST),
+    ("show", HELD),
     ("requests",),
     ("plan",),
     ("log",),
@@ -52,6 +54,7 @@ PAGES = (
     "/services/openai-chat",
     "/requests",
     f"/requests/{REQUEST}",
+    f"/requests/{HELD}",
     "/audit",
     f"/?q={MARKUP}",
     f"/services/{MARKUP}",
@@ -95,7 +98,8 @@ def hostile(story: Chronicle, folder: Path) -> Chronicle:
     )
     story.commit({f"services/broken{at}.yaml": text for at, text in enumerate(broken())}, BOTH)
     _by_hostile_name(story, folder)
-    waits = {f"{REQUEST}/openai-chat": BOTH}
+    story.request(HELD, "rotateKey", ("embeddings",), reason=MARKUP, approvals={"bob": "approve"})
+    waits = {f"{REQUEST}/openai-chat": BOTH, f"{HELD}/": f"AgentNotReachable: {BOTH}", "x/": BOTH}
     story.beat(probes(story) | {"openai-chat": story.probe(reason=BOTH)}, waits=waits)
     return story
 
@@ -209,3 +213,14 @@ def test_the_hostile_texts_are_there(state: tuple[Path, Chronicle]) -> None:
     client = create_app(lambda: story.store, story.root, lambda: NOW).test_client()
     for page in PAGES[:5]:
         assert "&lt;script&gt;" in client.get(page).text, page
+
+
+def test_control_what_a_heartbeat_says_of_a_hold_is_among_these_texts(state: tuple[Path, Chronicle]) -> None:
+    _, story = state
+    client = create_app(lambda: story.store, story.root, lambda: NOW).test_client()
+    item = client.get(f"/api/v1/requests/{HELD}").json["item"]
+    assert (item["phase"], item["reason"], item["message"].startswith(MARKUP)) == (
+        "Held",
+        "AgentNotReachable",
+        True,
+    )

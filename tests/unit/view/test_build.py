@@ -460,6 +460,8 @@ def test_a_request_that_the_reconciler_holds_says_why() -> None:
     told = with_waits(row, waits)
     assert (told.phase, told.reason) == ("Held", "AgentWantsSignatures")
     assert told.message == "the agent of a wants 1 more: capsule approve x"
+    for odd in ("no reason at all", "not A Word: message", ""):
+        assert with_waits(row, {f"{ROLLOUT}/": odd}) == row
     frozen = replace(row, phase="Held", reason="Frozen", message="frozen until noon")
     assert with_waits(frozen, waits) == frozen
 
