@@ -77,10 +77,10 @@ def _check_here(directory: Path, root: str | None, now: datetime) -> Checked:
 
 
 def _uncommitted(work_tree: Path) -> tuple[str, ...]:
+    """Documents that git has otherwise, or not at all; the index is left alone."""
+    asked = ("--no-optional-locks", "status", "--porcelain", "--untracked-files=all", "--no-renames")
     try:
-        listed = run_git(
-            work_tree, "status", "--porcelain", "--untracked-files=all", "--no-renames", "--", *_TOPS
-        )
+        listed = run_git(work_tree, *asked, "--", *_TOPS)
     except GitFailed:
         return ()  # a hint is not worth a failure
     return tuple(line[2:].strip() for line in listed.splitlines())
