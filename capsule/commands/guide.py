@@ -198,7 +198,10 @@ def _steps(repository: Repository, seen: Snapshot, me: str | None, mine: list[Re
     ]
     if repository.root_source == "first commit" or me is None or seen.suspended:
         steps.append(Step("capsule doctor", "what is missing here, and how to mend it"))
-    if not seen.services:
+    if not seen.services and repository.location.work_tree is None:
+        command = f"capsule clone {repository.directory} DIR --root {repository.root}"
+        steps.append(Step(command, "where people edit and sign: there are no files to edit here"))
+    elif not seen.services:
         steps.append(Step("$EDITOR services/NAME.yaml", "describe your first service, then `capsule check`"))
         steps.append(Step("capsule propose", "sign that change, on a branch of its own"))
     else:

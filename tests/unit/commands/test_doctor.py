@@ -249,3 +249,5 @@ def test_nothing_is_amiss_with_a_new_server(office: Office) -> None:
     done = office.run("doctor", at=bare)
     assert (done.exit_code, "MEND" in done.output) == (0, False), done.output
     assert "[NoAudit]" in done.output
+    shown = " ".join(office.run(at=bare).output.split())
+    assert ("capsule clone" in shown, "$EDITOR" in shown) == (True, False), shown
