@@ -12,11 +12,11 @@ from capsule.documents.codec import emit
 from capsule.documents.paths import ChangeFolder, RequestFolder
 from capsule.documents.types import Attestation, ChangeAttestation, Evidence, Review, Writer
 from capsule.trust import objects
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.attestations import ForgeFacts, attest
 from capsule.trust.change_reviews import Origin, attest_change
 from capsule.trust.key_validity import SeenOnAudit
 from capsule.trust.mainline import judge
-from capsule.trust.merges import Arrivals
 from capsule.trust.requests import judge_requests
 from capsule.trust.state import JudgedRequest, MainState, SeenApproval
 from tests.trust_history import (

@@ -68,8 +68,8 @@ def init(
     screen.line("  $EDITOR services/my-service.yaml && capsule check")
     screen.line("  git add services && git commit -m 'Enrol my-service'")
     screen.line("  capsule propose && git switch main")
-    screen.line("  capsule doctor")
-    screen.line("  capsule up")
+    screen.line("  capsule up        # the reconciler and the dashboard")
+    screen.line("  capsule doctor    # whether anything is missing")
 
 
 @click.command()

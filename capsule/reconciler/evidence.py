@@ -38,8 +38,8 @@ from capsule.reconciler.inquiries import (
 )
 from capsule.reconciler.pull_facts import facts_of
 from capsule.reconciler.recording import Facts, folder_of
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.attestations import ForgeFacts, attest, awaits_reviews, says_anew
-from capsule.trust.merges import Arrivals
 from capsule.trust.objects import ObjectReader
 from capsule.trust.state import JudgedRequest, MainState
 

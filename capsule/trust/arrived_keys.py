@@ -11,8 +11,8 @@ from datetime import datetime
 
 from capsule.documents.types import Policy
 from capsule.trust.approvals import ApprovalFiles, ApprovalSubject
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.key_validity import Seen, is_timed, policy_at
-from capsule.trust.merges import Arrivals
 
 
 @dataclass(slots=True)

@@ -3,8 +3,7 @@
 Rules kept: only a true merge of two parents counts, at which these very bytes came from the second parent;
 whoever merged is who signed the merge, else whose e-mail its author has; what changed of the targets since
 makes it void, but not the folder that a document lies in. It trusts the branch protection of main, and
-counts only where a rule takes `merge`.
-The walk along first parents is bounded, and what was walked is remembered. Called by one_request.
+counts only where a rule takes `merge`. Called by one_request.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from capsule.documents import codec
 from capsule.documents.digests import target_digest
-from capsule.documents.paths import REQUESTS, SERVICES
+from capsule.documents.paths import SERVICES
 from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import ForgeSettings, Policy, Service
 from capsule.trust import objects
@@ -38,105 +37,8 @@ REASONS: dict[str, str] = {
     "SelfMerge": "The requester merged the request: nobody approves what they asked for.",
 }
 
-MAX_STEPS = 10_000
-MAX_REMEMBERED = 50_000
 _BEHIND_NUMBER = {"github": "+", "gitlab": "-"}
 """What each forge writes between the number and the login in a hidden address; others write no number."""
-
-
-# ---- when bytes came to main --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """Since when a file holds its bytes, as seen from `tip`; None: not, or longer than is looked back."""
-
-    tip: str
-    commit: str | None
-    distance: int
-
-
-class Arrivals:
-    """Since which step of main a file under requests/ holds its bytes. Remembers what it walked."""
-
-    def __init__(self, reader: ObjectReader) -> None:
-        self._reader = reader
-        self._steps: dict[str, tuple[str | None, str | None]] = {}
-        self._known: dict[tuple[str, str], _Arrival] = {}
-        self._later: dict[tuple[str, str, str], str] = {}
-        self._seen: tuple[str | None, str, str | None] = (None, "", None)
-
-    def read_by(self, reader: ObjectReader) -> Arrivals:
-        """This memory, if it is of `reader`, else an empty one."""
-        return self if reader is self._reader else Arrivals(reader)
-
-    def of(self, tip: str, path: str, blob: str) -> str | None:
-        """The step of main, as it stands at `tip`, that brought the bytes `blob` which `path` holds since.
-
-        None when they are not there, or for more than MAX_STEPS, or the history is malformed. Raises
-        MissingObject.
-        """
-        known = self._known.get((path, blob))
-        if known is None or known.tip != tip:
-            try:
-                known = self._look_back(tip, path, blob, known)
-            except BadObject:
-                return None
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[path, blob] = known
-        return known.commit if known.distance <= MAX_STEPS else None
-
-    def since_holds(self, tip: str, path: str, blob: str, commit: str) -> bool:
-        """Whether `commit` is a step of main up to `tip` since which `path` holds the bytes `blob`.
-
-        Raises MissingObject.
-        """
-        arrival = self.of(tip, path, blob)
-        if arrival is None:
-            return False
-        if self._later.get((path, blob, commit)) == arrival:
-            return True
-        oid: str | None = tip
-        while oid is not None and oid not in (commit, arrival):
-            oid = self._step(oid)[0]
-        if oid != commit:
-            return False
-        if len(self._later) >= MAX_REMEMBERED:
-            self._later.clear()
-        self._later[path, blob, commit] = arrival
-        return True
-
-    def _look_back(self, tip: str, path: str, blob: str, known: _Arrival | None) -> _Arrival:
-        oid: str | None = tip
-        last, distance = None, 0
-        while oid is not None and distance <= MAX_STEPS and self._holds(oid, path, blob):
-            if known and oid == known.tip:
-                return _Arrival(tip, known.commit, known.distance + distance)
-            last, distance = oid, distance + 1
-            oid = self._step(oid)[0]
-        return _Arrival(tip, last, distance)
-
-    def _holds(self, commit: str, path: str, blob: str) -> bool:
-        top = self._step(commit)[1]
-        seen = self._seen
-        if seen[:2] != (top, path):
-            entry = objects.find(self._reader, top, path.removeprefix(f"{REQUESTS}/")) if top else None
-            seen = self._seen = top, path, entry.oid if entry else None
-        return seen[2] == blob
-
-    def _step(self, commit: str) -> tuple[str | None, str | None]:
-        """The first parent of a step, and its folder requests/."""
-        found = self._steps.get(commit)
-        if found is None:
-            raw = objects.raw_commit(self._reader, commit)
-            parents = objects.parents_of(raw)
-            top = objects.folder(self._reader, objects.tree_of(raw), REQUESTS)
-            found = (parents[0] if parents else None, top)
-            if len(self._steps) >= MAX_REMEMBERED:
-                self._steps.clear()
-            self._steps[commit] = found
-        return found
 
 
 # ---- who let them in ----------------------------------------------------------------------------

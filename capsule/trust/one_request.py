@@ -20,11 +20,12 @@ from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import ActionRequest, Attestation, Policy, Rule
 from capsule.trust import objects
 from capsule.trust.approvals import ApprovalFiles, ApprovalSubject, judge_approval
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.arrived_keys import ArrivedKeys
 from capsule.trust.attestations import Shown, judge_reviews
 from capsule.trust.break_glass import own_words
 from capsule.trust.evidence import accepts, strongest
-from capsule.trust.merges import Arrivals, Merged, judge_merge
+from capsule.trust.merges import Merged, judge_merge
 from capsule.trust.objects import BadObject, ObjectReader, TreeEntry
 from capsule.trust.policy import (
     is_machine,

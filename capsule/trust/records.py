@@ -17,9 +17,9 @@ from capsule.documents.paths import RECORDS, RequestFolder
 from capsule.documents.problems import InvalidDocument
 from capsule.documents.types import Attestation, ChangeAttestation, Claim, ClaimSpec, Refusal, Result
 from capsule.trust import objects
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.break_glass import broken, unfit_to_acknowledge
 from capsule.trust.change_records import is_of_change, judge_change_records
-from capsule.trust.merges import Arrivals
 from capsule.trust.objects import ObjectReader
 from capsule.trust.one_request import expire, judge_request
 from capsule.trust.policy import is_machine

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from capsule.documents.paths import REQUEST_BRANCHES, RequestFolder
 from capsule.documents.types import Attestation
-from capsule.trust.merges import Arrivals
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.one_request import Source
 from capsule.trust.state import Finding, JudgedRequest, MainState
 

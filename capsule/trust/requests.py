@@ -17,7 +17,7 @@ from capsule.documents.paths import REQUEST_BRANCHES, REQUESTS, RequestFolder
 from capsule.documents.scalars import NAME
 from capsule.documents.types import Attestation
 from capsule.trust import objects
-from capsule.trust.merges import Arrivals
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.objects import BadObject, ObjectReader
 from capsule.trust.one_request import REASONS as _ONE_REASONS
 from capsule.trust.one_request import Source, expire, judge_request

@@ -52,8 +52,9 @@ def test_the_ten_minutes_work(reader: Reader, tmp_path: Path) -> None:
     keygen = next(each for each in re.findall(r"`(ssh-keygen [^`]*)`", README))
     reader.type("mkdir ~/.ssh && export GIT_CONFIG_GLOBAL=$HOME/.gitconfig")
     reader.type(f"{keygen} -q -N ''".replace("~", "$HOME"))
-    configured = next(each for each in re.findall(r"`(git config --global[^`]*)`", README))
-    reader.type(f"{configured}\ngit config --global user.email alice@example.com")
+    configured = re.findall(r"`(git config --global[^`]*)`", README)
+    assert len(configured) == 2
+    reader.type("\n".join(configured))
     reader.type("ssh-keygen -q -t ed25519 -N '' -C bob -f bob")
     reader.type(f"{written('capsule init')}\npython adapter.py {port} > adapter.log 2>&1 &")
     wait_for_port(port)

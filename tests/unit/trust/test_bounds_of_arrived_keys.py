@@ -9,9 +9,9 @@ import pytest
 
 from capsule.documents.types import Policy
 from capsule.trust import objects
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.arrived_keys import ArrivedKeys
 from capsule.trust.key_validity import SeenOnAudit
-from capsule.trust.merges import Arrivals
 from capsule.trust.policy import keys_of
 from capsule.trust.policy_checks import load_policy
 from tests.trust_history import Audit, History, key, policy_text

@@ -10,10 +10,10 @@ import pytest
 
 from capsule.documents.codec import emit, load_as
 from capsule.documents.types import Attestation, Review
-from capsule.trust import merges
+from capsule.trust import arrivals as walk
+from capsule.trust.arrivals import Arrivals
 from capsule.trust.attestations import ForgeFacts, attest, awaits_reviews, says_anew
 from capsule.trust.evidence import at_least, strongest
-from capsule.trust.merges import Arrivals
 from capsule.trust.policy import needed_evidence
 from capsule.trust.policy_checks import load_policy, policy_problems
 from capsule.trust.requests import judge_requests
@@ -216,8 +216,8 @@ def test_a_target_that_did_not_exist_or_was_malformed_at_the_merge() -> None:
 
 
 def test_how_a_request_came_is_looked_for_so_far_back_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merges, "MAX_STEPS", 3)
-    monkeypatch.setattr(merges, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(walk, "MAX_STEPS", 3)
+    monkeypatch.setattr(walk, "MAX_REMEMBERED", 2)
     desk = Desk.of("merge")
     desk.merge("bob")
     for at in range(2):
@@ -232,7 +232,7 @@ def test_how_a_request_came_is_looked_for_so_far_back_and_no_further(monkeypatch
 
 
 def test_the_memory_of_the_walk_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merges, "MAX_REMEMBERED", 1)
+    monkeypatch.setattr(walk, "MAX_REMEMBERED", 1)
     desk = Desk.of("forge")
     first = desk.squash()
     second = desk.history.step({"README.md": b"Other.\n"})
