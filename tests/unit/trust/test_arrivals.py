@@ -110,3 +110,48 @@ def test_what_cannot_be_read_tells_nothing_and_spoils_nothing() -> None:
     assert arrivals.of(blob, PATHS[0], entry.oid) is None  # no commit
     assert arrivals.of(good, PATHS[0], entry.oid) == good
     assert Arrivals(history).of(blob, PATHS[0], entry.oid) is None
+
+
+def test_main_is_walked_back_no_further_than_to_what_is_asked() -> None:
+    history = History.begun({"README.md": b"0"})
+    for at in range(50):
+        history.step({"README.md": b"%d" % at})
+    brought = history.step({PATHS[0]: b"1"})
+    entry = objects.find(history, objects.tree_of(objects.raw_commit(history, brought)), PATHS[0])
+    assert entry
+    before = history.reads
+    assert Arrivals(history).of(brought, PATHS[0], entry.oid) == brought
+    assert history.reads - before < 15
+
+
+def test_a_tip_that_is_far_ahead_is_not_walked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "MAX_STEPS", 3)
+    history = History.begun({PATHS[0]: b"1"})
+    entry = objects.find(history, objects.tree_of(objects.raw_commit(history, history.tip)), PATHS[0])
+    assert entry
+    arrivals = Arrivals(history)
+    assert arrivals.of(history.tip, PATHS[0], entry.oid) == history.root
+    for at in range(40):
+        history.step({"README.md": b"%d" % at})
+    before = history.reads
+    assert arrivals.of(history.tip, PATHS[0], entry.oid) is None
+    assert history.reads - before < 40
+
+
+def test_what_is_remembered_over_many_tips_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "MAX_REMEMBERED", 10)
+    history = History.begun({"README.md": b"0"})
+    arrivals = Arrivals(history)
+    for at in range(30):
+        brought = history.step({f"requests/2026/11/r{at}/request.yaml": b"1"})
+        assert arrivals.since_holds(
+            brought, f"requests/2026/11/r{at}/request.yaml", _id_of(history, at), brought
+        )
+        assert sum(len(each) for each in vars(arrivals).values() if isinstance(each, dict)) < 20
+
+
+def _id_of(history: History, number: int) -> str:
+    tree = objects.tree_of(objects.raw_commit(history, history.tip))
+    entry = objects.find(history, tree, f"requests/2026/11/r{number}/request.yaml")
+    assert entry
+    return entry.oid
